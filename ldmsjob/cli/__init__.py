@@ -1,0 +1,1 @@
+"""The `ldmsjob` command: one module per sub-command."""

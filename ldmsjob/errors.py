@@ -1,0 +1,71 @@
+"""The exceptions that ldmsjob raises on purpose.
+
+Anything else that escapes from this package is a defect of ours.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class LdmsJobError(Exception):
+    """Base of all the errors below."""
+
+
+class ConfigError(LdmsJobError):
+    """Something a user wrote is wrong.
+
+    ``rc`` is the errno that the C daemon answers for the same mistake; it becomes the exit status
+    of the daemon. ``where`` is ``file:line`` once the command that failed is known. ``hint`` says
+    what would be right; it is shown behind the message.
+    """
+
+    def __init__(
+        self, message: str, *, rc: int = errno.EINVAL, where: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.rc = rc
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """``where: message; hint``, leaving out what is empty."""
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text}; {self.hint}" if self.hint else text
+
+
+class PeerError(LdmsJobError):
+    """A peer broke the protocol. Costs that peer its link and nobody anything else."""
+
+
+class SetImageError(LdmsJobError):
+    """A metric set image contradicts itself or points outside itself."""
+
+
+class SchemaError(LdmsJobError):
+    """A metric set cannot be built like that: a name too long, an unknown type, a bad value."""
+
+
+class SetExists(LdmsJobError):
+    """A set of that instance name is already registered."""
+
+
+class Busy(LdmsJobError):
+    """The object cannot do that in its present state (errno 16)."""
+
+
+class ChannelTaken(LdmsJobError):
+    """Another job manager already listens to that message channel (errno 17)."""
+
+
+class PublishError(LdmsJobError):
+    """A message cannot be sent; ``rc`` is the errno that says why (90 too long, 95 service off)."""
+
+    def __init__(self, message: str, *, rc: int) -> None:
+        super().__init__(message)
+        self.rc = rc
+
+
+class AuthFailed(LdmsJobError):
+    """Authentication did not succeed; the text is fit for the log and holds no secret."""

@@ -1,0 +1,82 @@
+"""Who a job is and what is known about it: immutable values that events carry.
+
+Times are integers, microseconds since the epoch. What nobody has told us yet is ``None``, never 0.
+The structs are not tracked by the garbage collector: they hold numbers, text and each other only,
+so they can be part of no reference cycle.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Origin = Literal["message", "implied", "reconciliation", "recovery", "replay"]
+"""Why an event was posted: a notice said so, it follows from another notice, or one of the three
+ways in which a daemon learns afterwards what it did not see."""
+
+
+class JobKey(msgspec.Struct, frozen=True, gc=False):
+    """One attempt of one job. The bare job id is not identity: requeued jobs keep theirs."""
+
+    resource_manager: str
+    """The word that stands in front of the id in set names, e.g. ``slurm``."""
+    job_id: str
+    """The resource manager's own id, as text."""
+    attempt: int = 1
+    """1 for the first run that this daemon remembers."""
+
+    @property
+    def text(self) -> str:
+        """The id as peers read it in the metric ``job_id``: ``slurm_1001``."""
+        return f"{self.resource_manager}_{self.job_id}"
+
+
+class JobFacts(msgspec.Struct, frozen=True, gc=False):
+    """What is known of one attempt of a job at one moment."""
+
+    job_id: str
+    """``JobKey.text``, e.g. ``slurm_1001``."""
+    uid: int | None = None
+    gid: int | None = None
+    user: str | None = None
+    job_name: str | None = None
+    start_us: int | None = None
+    end_us: int | None = None
+    node_count: int | None = None
+    """Of the step announced last, as the task counts below: the first generation of LDMS job
+    managers shows the current step."""
+    total_tasks: int | None = None
+    local_tasks: int | None = None
+    step_id: int | None = None
+    job_tag: str | None = None
+    adopted: bool = False
+    """True when the daemon did not see the job start; ``start_us`` is then its first notice."""
+
+
+class StepFacts(msgspec.Struct, frozen=True, gc=False):
+    """What is known of one step of a job."""
+
+    step_id: int
+    node_ids: tuple[int, ...] = ()
+    """The nodes of the step that this daemon heard of, in order of arrival."""
+    start_us: int | None = None
+    end_us: int | None = None
+    node_count: int | None = None
+    total_tasks: int | None = None
+    local_tasks: int | None = None
+
+
+class TaskFacts(msgspec.Struct, frozen=True, gc=False):
+    """What is known of one task of a step."""
+
+    step_id: int
+    node_id: int
+    task_id: int
+    """Node-local id: unique only together with the two above."""
+    pid: int | None = None
+    rank: int | None = None
+    start_us: int | None = None
+    end_us: int | None = None
+    exit_status: int | None = None
+    """Raw wait status; -1 for a task whose end nobody reported before its job ended."""

@@ -1,0 +1,407 @@
+"""The contracts between the daemon and its plugins.
+
+Plugins import this module, the value modules (``facts``, ``notices``, ``events``, ``errors``,
+``wire.events``) and nothing else of the daemon. All calls must be short: none may block. Work that
+takes time returns a ``Deferred``. Everything runs on the reactor's thread.
+
+A plugin that raises hurts only itself: the daemon logs it with the instance's name, counts it, and
+goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from twisted.application.service import IService
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.logger import Logger
+    from twisted.python.failure import Failure
+
+    from ldmsjob.events import (
+        EventsLost,
+        JobEnded,
+        JobSetDeleted,
+        JobStarted,
+        StepEnded,
+        StepStarted,
+        TaskEnded,
+        TaskStarted,
+    )
+    from ldmsjob.facts import JobFacts, JobKey, StepFacts, TaskFacts
+    from ldmsjob.notices import Notice
+    from ldmsjob.sets.schema import Schema
+    from ldmsjob.wire.events import Credential, Message, PeerInfo, WireCommand, WireEvent
+
+
+# --------------------------------------------------------------------------------------------
+# Finding plugins
+
+
+@dataclass(frozen=True)
+class AttributeSpec:
+    """One attribute that ``config`` (or ``auth_add``, for an authenticator) accepts.
+
+    The daemon checks what the user wrote against it before the plugin sees anything, and prints
+    it in ``ldmsjob plugins NAME``.
+    """
+
+    name: str
+    meaning: str
+    """One sentence for the usage text."""
+    kind: str = "text"
+    """``text``, ``integer``, ``seconds`` (with units ``us ms s m h d``; a bare number is seconds),
+    ``boolean``, ``octal``, ``path``, or words separated by ``|`` of which one must be given."""
+    default: str | None = None
+    """What the plugin gets when the attribute is absent. None: it gets nothing."""
+    required: bool = False
+
+
+class IPluginFactory(Interface):
+    """What a drop-in module provides, next to ``twisted.plugin.IPlugin``."""
+
+    name: str = Attribute("The word after `load name=`, e.g. 'jobmgr_slurm'.")
+    summary: str = Attribute("One line for help.")
+    attributes: Sequence[AttributeSpec] = Attribute("What `config` accepts.")
+
+    def create(context: Any) -> Any:
+        """A new, unconfigured instance. Import heavy modules here, not at module level.
+
+        ``context`` is an ``IJobManagerContext`` or ``ISamplerContext``, according to the kind of
+        factory; for transports and authenticators an ``IPluginContext``.
+        """
+
+
+class IJobManagerFactory(IPluginFactory):
+    """Makes ``IJobManager``."""
+
+
+class ISamplerFactory(IPluginFactory):
+    """Makes ``ISampler``."""
+
+
+class ITransportFactory(IPluginFactory):
+    """Makes ``ITransport``; ``name`` is the word of ``xprt=``."""
+
+
+class IAuthenticatorFactory(IPluginFactory):
+    """Makes ``IAuthenticator``; ``name`` is the word of ``plugin=`` in ``auth_add``."""
+
+
+# --------------------------------------------------------------------------------------------
+# What the core gives to plugins
+
+
+class IStats(Interface):
+    """Counters of one instance."""
+
+    def add(counter: str, amount: int = 1) -> None:
+        """Add to a counter, which starts at 0 when it is first named."""
+
+    def get(counter: str) -> int:
+        """The present value; 0 when nobody has added to it."""
+
+
+class IPluginContext(Interface):
+    """What every plugin instance gets from the daemon."""
+
+    instance: str = Attribute("The name after `load name=`. A plugin may have several instances.")
+    daemon_name: str = Attribute("First part of set names, e.g. 'node-1:411'.")
+    clock: IReactorTime = Attribute("For callLater and seconds(). Tests pass task.Clock.")
+    log: Logger = Attribute("Already labelled with the instance.")
+    stats: IStats = Attribute("Counters under this instance's name.")
+
+    def at_turn_end(call: Callable[[], None]) -> None:
+        """Call ``call`` once when the present piece of work, such as one read of a socket, is done.
+
+        For writing in one go what one read brought. Outside of any such work it is called at once.
+        """
+
+
+class ISubscription(Interface):
+    """A standing wish for messages or job events."""
+
+    def close() -> Deferred[None]:
+        """Wish no more. May be called again. The Deferred fires when nothing more will come."""
+
+
+class IJobManagerContext(IPluginContext):
+    """What a job manager plugin gets from the daemon."""
+
+    def subscribe(channel: str, receiver: Callable[[Message], None]) -> ISubscription:
+        """Call ``receiver`` with each message of that channel from now on.
+
+        Raises ``ChannelTaken`` when another job manager has that channel, and ``ConfigError``
+        with rc 95 when the message service is off.
+        """
+
+    def apply(notice: Notice, received_time_us: int) -> None:
+        """Tell the core what happened. The only way to change a job.
+
+        The core runs the transition table, the set and the events before this returns.
+        ``received_time_us`` is wall-clock microseconds since the epoch; it stands in for the time
+        of a notice that has none.
+        """
+
+    def received_time_us() -> int:
+        """The wall clock in microseconds since the epoch, read once a turn."""
+
+    def find_job(key: JobKey) -> IJob | None:
+        """The job, while it runs or its set lingers."""
+
+    def jobs() -> Sequence[IJob]:
+        """All jobs that run or whose sets linger, in the order in which they began."""
+
+
+class IJob(Interface):
+    """One attempt of one job, read-only. Stays valid after the job has ended."""
+
+    key: JobKey = Attribute("Who it is.")
+    facts: JobFacts = Attribute("What is known now.")
+    ended: bool = Attribute("True from the job's end on.")
+    metric_set: IMetricSet = Attribute("The set that peers read. Not to be written to.")
+
+    def steps() -> Sequence[StepFacts]:
+        """In order of arrival."""
+
+    def tasks() -> Sequence[TaskFacts]:
+        """In order of arrival, ended ones included."""
+
+
+class ISamplerContext(IPluginContext):
+    """What a sampler plugin gets from the daemon."""
+
+    def jobs() -> Sequence[IJob]:
+        """All jobs that run or whose sets linger, in the order in which they began."""
+
+    def subscribe_jobs(subscriber: IJobSubscriber, *, replay: bool = False) -> ISubscription:
+        """Deliver job events to ``subscriber`` from now on.
+
+        With ``replay`` it first gets the start events of the jobs, steps and tasks that now run,
+        with origin ``replay``.
+        """
+
+    def new_set(
+        instance: str, schema: Schema, *, uid: int = 0, gid: int = 0, perm: int = 0o440
+    ) -> IMetricSet:
+        """A set of the sampler's own, offered to peers at once under exactly that name.
+
+        It is withdrawn when the sampler is terminated. Raises ``SetExists``, ``SchemaError``.
+        """
+
+
+# --------------------------------------------------------------------------------------------
+# Plugin contracts
+
+
+class IConfigurable(Interface):
+    """What ``config`` needs."""
+
+    def configure(attributes: Mapping[str, str]) -> None:
+        """Take these attributes, checked against the factory's specifications, defaults filled in.
+
+        Check everything before changing anything. Raise ``ConfigError`` naming attribute and
+        reason; the daemon adds file and line. May be called again while stopped.
+        """
+
+
+class IJobManager(IConfigurable):
+    """Knows one resource manager's vocabulary: turns its messages into notices."""
+
+    resource_manager: str = Attribute("Stands in front of job ids, e.g. 'slurm'.")
+
+    def start() -> Deferred[None] | None:
+        """Begin. Never called twice without ``stop``. Raise ``ConfigError`` if it cannot."""
+
+    def stop() -> Deferred[None] | None:
+        """Nothing more will be applied once this is done. Jobs and their sets stay."""
+
+
+class ISampler(IConfigurable):
+    """Takes readings at an interval, or reacts to job events, or both."""
+
+    def sample(now: float) -> Deferred[None] | None:
+        """Take one reading. ``now`` is wall-clock seconds, aligned to interval and offset.
+
+        While a returned Deferred has not fired the following ticks are skipped and counted.
+        """
+
+    def stop() -> Deferred[None] | None:
+        """The last call: the instance is terminated or the daemon ends. Close what is open."""
+
+
+class IJobSubscriber(Interface):
+    """One method per thing that can happen, so that a reader sees the whole life of a job here.
+
+    A method may return a Deferred: this subscriber's next event then waits for it, and nobody
+    else's does. ``ldmsjob.subscriber.JobSubscriber`` has them all doing nothing.
+    """
+
+    def job_started(event: JobStarted) -> Deferred[None] | None:
+        """The first event of every attempt of a job."""
+
+    def step_started(event: StepStarted) -> Deferred[None] | None:
+        """The first node of a step was announced."""
+
+    def task_started(event: TaskStarted) -> Deferred[None] | None:
+        """A task started."""
+
+    def task_ended(event: TaskEnded) -> Deferred[None] | None:
+        """A task ended; comes after its start and before its job's end."""
+
+    def step_ended(event: StepEnded) -> Deferred[None] | None:
+        """The last known node of a step ended."""
+
+    def job_ended(event: JobEnded) -> Deferred[None] | None:
+        """The job ended."""
+
+    def job_set_deleted(event: JobSetDeleted) -> Deferred[None] | None:
+        """Directly behind ``job_ended``. The set stays readable for the linger."""
+
+    def events_lost(event: EventsLost) -> Deferred[None] | None:
+        """This subscriber was too slow. ``jobs()`` of its context is the way back to the truth."""
+
+    def subscription_closed() -> None:
+        """The last call, exactly once."""
+
+
+class ILink(Interface):
+    """One LDMS connection."""
+
+    peer_address: str = Attribute("Where the other side is, for people: '10.0.0.7:41234'.")
+    peer: PeerInfo = Attribute("What it said of itself. Not before link_opened.")
+    credential: Credential = Attribute("Who it proved to be. Not before link_opened.")
+
+    def can_publish(size: int) -> bool:
+        """Whether the peer's quota has room now for a message of ``size`` (its ``credit``)."""
+
+    def send(command: WireCommand) -> None:
+        """Send. Raises ``PublishError`` for a message that this peer must not get. After the link
+        has closed: does nothing."""
+
+    def close() -> None:
+        """Send what is buffered, then close."""
+
+    def abort(reason: str) -> None:
+        """Close at once."""
+
+
+class ILinkSite(Interface):
+    """The owner's side of a link. A transport calls this and knows nothing else of the daemon."""
+
+    def link_opened(link: ILink) -> None:
+        """Handshake and authentication are done."""
+
+    def link_events(link: ILink, events: Sequence[WireEvent]) -> None:
+        """All that one read brought, in order. Never before ``link_opened``."""
+
+    def link_closed(link: ILink, reason: Failure) -> None:
+        """Gone. Called once for each link that was opened, and for none that was not."""
+
+    def link_refused(peer_address: str, reason: str) -> None:
+        """A connection that ended before it was opened: for counting and logging."""
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """What a listener or an outgoing connection says of itself."""
+
+    messages_enabled: Callable[[], bool]
+    """Asked when a connection message is sent."""
+    quota: int = -1
+    """Bytes of messages that one peer may have under way to us; -1 = unlimited."""
+    rx_rate: int = -1
+    """Bytes of messages per second that we want from one peer; -1 = unlimited."""
+
+
+class ITransport(IConfigurable):
+    """Makes links of one kind. sock, tls and unix share one link protocol."""
+
+    def listen(
+        host: str | None,
+        port: int,
+        site: ILinkSite,
+        authenticator: IAuthenticator,
+        settings: LinkSettings,
+    ) -> IListener:
+        """A service that listens while it runs. ``host`` None: everywhere, IPv6 and IPv4.
+        ``port`` 0: any free one, see ``IListener.port``."""
+
+    def connect(
+        host: str,
+        port: int,
+        site: ILinkSite,
+        authenticator: IAuthenticator,
+        settings: LinkSettings,
+    ) -> Deferred[ILink]:
+        """Connect once. Fires with an opened link, or fails with the reason that it is not."""
+
+
+class IListener(Interface):
+    """A listening service; provides ``IService`` too. Binds in ``privilegedStartService``."""
+
+    service: IService = Attribute("The service itself, to be given a parent.")
+    port: int = Attribute("The port; after binding the real one.")
+
+
+@dataclass(frozen=True)
+class AuthStep:
+    """What an authentication conversation does next."""
+
+    send: Sequence[bytes] = ()
+    """Payloads for the peer, in order."""
+    credential: Credential | None = None
+    """Set when we are satisfied. The conversation is then over."""
+
+
+class IAuthenticator(IConfigurable):
+    """A way to authenticate. Makes one conversation per link."""
+
+    def begin(*, passive: bool, local_address: str, peer_address: str) -> IAuthentication:
+        """A conversation. ``passive``: the peer connected to us."""
+
+
+class IAuthentication(Interface):
+    """One conversation. Both calls may answer at once or with a Deferred, and fail (raise, or
+    errback) with ``AuthFailed``. The link reads nothing while a Deferred has not fired."""
+
+    def first() -> AuthStep | Deferred[AuthStep]:
+        """What to send unasked when the link is up."""
+
+    def received(payload: bytes) -> AuthStep | Deferred[AuthStep]:
+        """What to do about the peer's next authentication message."""
+
+
+# --------------------------------------------------------------------------------------------
+# Metric sets
+
+
+class IMetricWriter(Interface):
+    """Writes values inside a transaction."""
+
+    def put(metric: str, value: Any) -> None:
+        """Set a scalar, text, array or timestamp (integer microseconds). Numbers are cut to the
+        metric's width as C does, text to its length on a UTF-8 boundary. Raises ``SchemaError``."""
+
+
+class IMetricSet(Interface):
+    """A metric set: what peers look up under ``instance``."""
+
+    instance: str = Attribute("The name that peers look up.")
+    schema: Schema = Attribute("Definitions that this image was laid out from.")
+
+    def transaction() -> AbstractContextManager[IMetricWriter]:
+        """Marks the set inconsistent, lets you write, then stamps time and duration and raises the
+        generation number: also when the block raises. Must not wait for anything inside."""
+
+    def meta_bytes() -> memoryview:
+        """The metadata part, read-only view of the live image."""
+
+    def data_bytes() -> memoryview:
+        """All data copies, read-only view of the live image."""

@@ -1,0 +1,1 @@
+"""Job manager plugins: one resource manager's vocabulary each."""

@@ -1,0 +1,1 @@
+"""Sampler plugins that ship with ldmsjob."""

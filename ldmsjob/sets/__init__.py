@@ -1,0 +1,1 @@
+"""LDMS metric sets: schemas, and the memory image that peers read."""

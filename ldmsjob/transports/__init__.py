@@ -1,0 +1,1 @@
+"""Transport and authentication plugins: how links are made."""

@@ -1,0 +1,55 @@
+"""A turn: all the work that one piece of input brings, e.g. one read of a socket.
+
+What is cheaper once per read than once per message is put off to the end of the turn: writing an
+event file, returning message credit. The order there is fixed by the caller: files first, credit
+last, because credit tells a publisher that its message has been dealt with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+from twisted.logger import Logger
+
+
+class Turn:
+    """Collects calls until the outermost ``with turn:`` block ends.
+
+    Outside any block ``at_end`` calls at once, so its users need not know where they are.
+    """
+
+    log = Logger(namespace="ldmsd")
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._calls: dict[Callable[[], None], None] = {}
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Call ``call()`` once when the turn ends, however often this is asked for in the turn."""
+        if self._depth:
+            self._calls[call] = None
+        else:
+            call()
+
+    def __enter__(self) -> Turn:
+        """Begin, or nest in, a turn."""
+        self._depth += 1
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the block; the outermost one makes the calls, each on its own, failures logged."""
+        self._depth -= 1
+        if self._depth or not self._calls:
+            return
+        calls, self._calls = self._calls, {}
+        for call in calls:
+            try:
+                call()
+            except Exception:
+                self.log.failure("a call at the end of a turn failed: {call}", call=call)

@@ -1,0 +1,229 @@
+"""What an ``LdmsConnection`` tells its owner, and what the owner may tell it to send.
+
+``receive_data`` returns a list of *wire events*; ``send`` takes one *wire command*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+STRING, JSON, AVRO = 0, 1, 2
+"""Message types. Others are passed on unchanged."""
+
+UNLIMITED = -1
+"""A quota or rate without limit."""
+
+MAX_HOPS = 8
+"""A message that came over more hops than this is delivered here and not forwarded."""
+
+BODY_OVERHEAD = 384
+"""Bytes of a full message in front of its channel name."""
+
+MAX_MESSAGE_BYTES = 1_048_104
+"""Channel name with its NUL, and data: the most that one message to a C peer may have."""
+
+
+class PeerInfo(msgspec.Struct, frozen=True, gc=False):
+    """What the other side said of itself in its connection message."""
+
+    auth: str
+    pid: int
+    messages_enabled: bool
+    quota: int
+    """Bytes of messages that may be under way to it at any time; -1 = unlimited."""
+    rate: int
+    """Bytes per second that it wants at most; -1 = unlimited."""
+
+
+class Credential(msgspec.Struct, frozen=True, gc=False):
+    """Who a peer or a message's publisher is."""
+
+    uid: int
+    gid: int
+
+
+class SourceAddress(msgspec.Struct, frozen=True, gc=False):
+    """Where a message was first published."""
+
+    family: int
+    """As on the wire: 0 unknown, 2 IPv4, 10 IPv6."""
+    port: int
+    address: bytes
+    """16 bytes; an IPv4 address is the first four."""
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One complete message of the message service: wire event, and what subscribers receive."""
+
+    channel: str
+    kind: int
+    """``STRING``, ``JSON``, ``AVRO`` or something newer."""
+    uid: int
+    """Who published it: checked against the link that brought it."""
+    gid: int
+    perm: int
+    hop_count: int
+    """Hops so far, this daemon included."""
+    number: int
+    """The publisher's own counter. Not unique."""
+    source: SourceAddress | None
+    """None when the publisher is on this host."""
+    credit: int
+    """What its sender gets back for it: length of channel name with NUL, and data."""
+    image: bytes
+    """The full message as received: fixed part, channel name, NUL, data."""
+    body_offset: int
+    """Where the data starts in ``image``."""
+
+    @property
+    def body(self) -> bytes:
+        """The data without the trailing NUL that C publishers add to text."""
+        image = self.image
+        end = len(image) - 1 if image.endswith(b"\0") else len(image)
+        return image[self.body_offset : end] if end > self.body_offset else b""
+
+
+# What a connection reports
+
+
+class LinkUp(msgspec.Struct, frozen=True, gc=False):
+    """The handshake is done; authentication is the owner's turn.
+
+    Parsing stops here until ``LdmsConnection.authentication_step`` is called.
+    """
+
+    peer: PeerInfo
+
+
+class AuthReceived(msgspec.Struct, frozen=True, gc=False):
+    """The peer's next authentication message. Parsing stops as for ``LinkUp``."""
+
+    payload: bytes
+
+
+class SubscribeWanted(msgspec.Struct, frozen=True, gc=False):
+    """The peer wants messages. Answer with ``AnswerSubscribe``."""
+
+    xid: bytes
+    match: str
+    is_regex: bool
+    rate: int
+
+
+class UnsubscribeWanted(msgspec.Struct, frozen=True, gc=False):
+    """The peer wants them no longer. Answer with ``AnswerUnsubscribe``."""
+
+    xid: bytes
+    match: str
+    is_regex: bool
+
+
+class SubscribeAnswered(msgspec.Struct, frozen=True, gc=False):
+    """The peer's answer to our ``Subscribe``. Accepted only if ``rc`` is 0 and the text ``OK``."""
+
+    match: str
+    rc: int
+    text: str
+
+
+class UnsubscribeAnswered(msgspec.Struct, frozen=True, gc=False):
+    """The peer's answer to our ``Unsubscribe``."""
+
+    match: str
+    rc: int
+    text: str
+
+
+class CreditReturned(msgspec.Struct, frozen=True, gc=False):
+    """The peer is done with a message of ours; the quota is already corrected.
+
+    ``rc`` 95: its message service is off, and nothing more may be published on this link.
+    """
+
+    credit: int
+    rc: int
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """A request that was answered with a refusal, or a message that was dropped; for counting."""
+
+    reason: str
+    """A short word for a counter, e.g. ``dir`` or ``bad_credential``."""
+
+
+WireEvent = (
+    LinkUp
+    | AuthReceived
+    | Message
+    | SubscribeWanted
+    | UnsubscribeWanted
+    | SubscribeAnswered
+    | UnsubscribeAnswered
+    | CreditReturned
+    | Refused
+)
+
+
+# What its owner may send
+
+
+class Publish(msgspec.Struct, frozen=True, gc=False):
+    """Publish a message of our own. ``data`` of text must end in NUL, which C readers need."""
+
+    channel: str
+    data: bytes
+    kind: int = JSON
+    uid: int = 0
+    gid: int = 0
+    perm: int = 0o440
+
+
+class Forward(msgspec.Struct, frozen=True, gc=False):
+    """Pass on a message that another link brought."""
+
+    message: Message
+
+
+class ReturnCredit(msgspec.Struct, frozen=True, gc=False):
+    """Return the credit of messages that have been dealt with, one frame for each."""
+
+    amounts: Sequence[int]
+    rc: int = 0
+
+
+class Subscribe(msgspec.Struct, frozen=True, gc=False):
+    """Ask the peer for messages."""
+
+    match: str
+    is_regex: bool = False
+    rate: int = UNLIMITED
+
+
+class Unsubscribe(msgspec.Struct, frozen=True, gc=False):
+    """Ask the peer for them no longer."""
+
+    match: str
+    is_regex: bool = False
+
+
+class AnswerSubscribe(msgspec.Struct, frozen=True, gc=False):
+    """Answer a ``SubscribeWanted``."""
+
+    xid: bytes
+    rc: int
+    text: str
+
+
+class AnswerUnsubscribe(msgspec.Struct, frozen=True, gc=False):
+    """Answer an ``UnsubscribeWanted``."""
+
+    xid: bytes
+    rc: int
+    text: str
+
+
+WireCommand = (
+    Publish | Forward | ReturnCredit | Subscribe | Unsubscribe | AnswerSubscribe | AnswerUnsubscribe
+)
