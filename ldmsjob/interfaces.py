@@ -57,7 +57,10 @@ class AttributeSpec:
     """One sentence for the usage text."""
     kind: str = "text"
     """``text``, ``integer``, ``seconds`` (with units ``us ms s m h d``; a bare number is seconds),
-    ``boolean``, ``octal``, ``path``, or words separated by ``|`` of which one must be given."""
+    ``boolean``, ``octal``, ``path``, or words separated by ``|`` of which one must be given.
+
+    The plugin gets text in one form: integers in decimal, seconds as a decimal number without a
+    unit, booleans as ``true`` or ``false``, octal digits without a prefix."""
     default: str | None = None
     """What the plugin gets when the attribute is absent. None: it gets nothing."""
     required: bool = False
@@ -208,6 +211,9 @@ class IConfigurable(Interface):
 
         Check everything before changing anything. Raise ``ConfigError`` naming attribute and
         reason; the daemon adds file and line. May be called again while stopped.
+
+        Remember, and no more: open, create, subscribe and connect to nothing here. `--check` makes
+        this call and promises that nothing happens; what takes effect does so in ``start``.
         """
 
 
@@ -217,7 +223,8 @@ class IJobManager(IConfigurable):
     resource_manager: str = Attribute("Stands in front of job ids, e.g. 'slurm'.")
 
     def start() -> Deferred[None] | None:
-        """Begin. Never called twice without ``stop``. Raise ``ConfigError`` if it cannot."""
+        """Begin: subscribe to channels, open what is needed. Never called twice without ``stop``.
+        Raise ``ConfigError`` if it cannot."""
 
     def stop() -> Deferred[None] | None:
         """Nothing more will be applied once this is done. Jobs and their sets stay."""
@@ -226,6 +233,13 @@ class IJobManager(IConfigurable):
 class ISampler(IConfigurable):
     """Takes readings at an interval, or reacts to job events, or both."""
 
+    def start() -> Deferred[None] | None:
+        """Begin: open files, make sets, subscribe to job events. Called once.
+
+        It comes when the sampler is configured and the daemon runs, whether or not readings at an
+        interval are asked for. Raise ``ConfigError`` if it cannot.
+        """
+
     def sample(now: float) -> Deferred[None] | None:
         """Take one reading. ``now`` is wall-clock seconds, aligned to interval and offset.
 
@@ -233,7 +247,10 @@ class ISampler(IConfigurable):
         """
 
     def stop() -> Deferred[None] | None:
-        """The last call: the instance is terminated or the daemon ends. Close what is open."""
+        """The last call: the instance is terminated or the daemon ends. Close what is open.
+
+        Its subscriptions to job events have been closed before, and their last calls made.
+        """
 
 
 class IJobSubscriber(Interface):

@@ -1,0 +1,71 @@
+"""Ready-made factories: what a drop-in module in ``ldmsjob/plugins/`` declares.
+
+A drop-in is a few lines::
+
+    from ldmsjob.interfaces import AttributeSpec
+    from ldmsjob.plugin import SamplerFactory
+
+    loadavg = SamplerFactory(
+        name="loadavg",
+        summary="Load averages of this node.",
+        attributes=(AttributeSpec("component_id", "Number of this node.", "integer", "0"),),
+        maker="my_package.loadavg:LoadAverage",
+    )
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from ldmsjob.interfaces import (
+    AttributeSpec,
+    IAuthenticatorFactory,
+    IJobManagerFactory,
+    ISamplerFactory,
+    ITransportFactory,
+)
+
+
+@dataclass(frozen=True)
+class PluginFactory:
+    """What the factories below have in common; use one of those, which say the kind.
+
+    ``maker`` is ``"module:name"`` of a class or function. It is imported when the first instance
+    is created, never before, and called with the context as its only argument.
+    """
+
+    name: str
+    summary: str
+    attributes: Sequence[AttributeSpec]
+    maker: str
+
+    def create(self, context: Any) -> Any:
+        """Import the maker and call it with ``context``."""
+        module, _, name = self.maker.partition(":")
+        return getattr(import_module(module), name)(context)
+
+
+@implementer(IPlugin, IJobManagerFactory)
+class JobManagerFactory(PluginFactory):
+    """Declares a job manager; ``maker`` is called with an ``IJobManagerContext``."""
+
+
+@implementer(IPlugin, ISamplerFactory)
+class SamplerFactory(PluginFactory):
+    """Declares a sampler; ``maker`` is called with an ``ISamplerContext``."""
+
+
+@implementer(IPlugin, ITransportFactory)
+class TransportFactory(PluginFactory):
+    """Declares a transport; ``maker`` is called with an ``IPluginContext``."""
+
+
+@implementer(IPlugin, IAuthenticatorFactory)
+class AuthenticatorFactory(PluginFactory):
+    """Declares a way to authenticate; ``maker`` is called with an ``IPluginContext``."""
