@@ -1,0 +1,238 @@
+"""The records of a job: what the job table knows of it, its steps and its tasks.
+
+Only ``jobtable.JobTable`` changes them; everybody else reads them through ``IJob`` and ``Change``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zope.interface import implementer
+
+from ldmsjob.events import JobEvent
+from ldmsjob.facts import JobFacts, JobKey, StepFacts, TaskFacts
+from ldmsjob.interfaces import IJob, IMetricSet
+from ldmsjob.notices import TaskExit, TaskInit
+
+
+class Task:
+    """One task; its present facts."""
+
+    __slots__ = (
+        "end_us",
+        "exit_status",
+        "node_id",
+        "pid",
+        "position",
+        "rank",
+        "reported",
+        "start_us",
+        "step_id",
+        "task_id",
+    )
+
+    def __init__(self, notice: TaskInit | TaskExit, position: int) -> None:
+        self.step_id = notice.step_id
+        self.node_id = notice.node_id
+        self.task_id = notice.task_id
+        self.pid = notice.pid
+        self.rank: int | None = None
+        self.start_us: int | None = None
+        self.end_us: int | None = None
+        self.exit_status: int | None = None
+        self.reported = False
+        """Whether its end came from the resource manager and not from its job's end."""
+        self.position = position
+        """Its index in ``Job.task_records``."""
+
+    def facts(self) -> TaskFacts:
+        """A snapshot."""
+        return TaskFacts(
+            self.step_id,
+            self.node_id,
+            self.task_id,
+            self.pid,
+            self.rank,
+            self.start_us,
+            self.end_us,
+            self.exit_status,
+        )
+
+    def is_other_run(self, notice: TaskInit, time_us: int) -> bool:
+        """Whether the notice is about the same task id in a later run of the job."""
+        if notice.pid is None or self.pid is None or notice.pid == self.pid:
+            return False
+        known_us = self.start_us if self.start_us is not None else self.end_us
+        return known_us is not None and time_us > known_us
+
+
+class StepNode:
+    """One node's part of a step."""
+
+    __slots__ = ("announced_tasks", "ended", "known_tasks", "open_tasks", "start_us")
+
+    def __init__(self) -> None:
+        self.start_us: int | None = None
+        """None until a step init named this node."""
+        self.announced_tasks = 0
+        self.known_tasks = 0
+        self.open_tasks = 0
+        self.ended = False
+
+    @property
+    def expected_tasks(self) -> int:
+        """Tasks that it has or has announced."""
+        return max(self.announced_tasks, self.known_tasks)
+
+    @property
+    def all_ended(self) -> bool:
+        """Whether everything that this daemon knows of the node's part is over."""
+        return not self.open_tasks and (self.ended or self.known_tasks > 0)
+
+
+class Step:
+    """One step of a job."""
+
+    __slots__ = (
+        "end_us",
+        "local_tasks",
+        "node_count",
+        "nodes",
+        "start_us",
+        "started",
+        "step_id",
+        "total_tasks",
+    )
+
+    def __init__(self, step_id: int) -> None:
+        self.step_id = step_id
+        self.nodes: dict[int, StepNode] = {}
+        self.started = False
+        """Whether its start was posted: a step known from its tasks alone has none yet."""
+        self.start_us: int | None = None
+        self.end_us: int | None = None
+        self.node_count: int | None = None
+        self.total_tasks: int | None = None
+        self.local_tasks: int | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether its start was posted and its end was not."""
+        return self.started and self.end_us is None
+
+    def facts(self) -> StepFacts:
+        """A snapshot."""
+        return StepFacts(
+            self.step_id,
+            tuple(self.nodes),
+            self.start_us,
+            self.end_us,
+            self.node_count,
+            self.total_tasks,
+            self.local_tasks,
+        )
+
+
+@implementer(IJob)
+class Job:
+    """One attempt of one job. Only the table changes it."""
+
+    __slots__ = (
+        "_facts",
+        "_steps",
+        "_tasks",
+        "adopted",
+        "end_us",
+        "ended",
+        "expected_tasks",
+        "gid",
+        "job_name",
+        "job_tag",
+        "key",
+        "local_tasks",
+        "metric_set",
+        "node_count",
+        "policy",
+        "start_us",
+        "step_id",
+        "task_records",
+        "total_tasks",
+        "uid",
+        "user",
+    )
+
+    metric_set: IMetricSet
+    """Set by the job sets when the job is new."""
+
+    policy: Any
+    """How its set is made; opaque here."""
+
+    def __init__(self, key: JobKey, start_us: int, adopted: bool) -> None:
+        self.key = key
+        self.start_us = start_us
+        self.adopted = adopted
+        self.ended = False
+        self.end_us: int | None = None
+        self.uid: int | None = None
+        self.gid: int | None = None
+        self.user: str | None = None
+        self.job_name: str | None = None
+        self.job_tag: str | None = None
+        self.step_id: int | None = None
+        self.node_count: int | None = None
+        self.total_tasks: int | None = None
+        self.local_tasks: int | None = None
+        self.expected_tasks = 0
+        """Tasks that the set's list must have room for: started ones, and ones announced."""
+        self.task_records: list[Task] = []
+        self._tasks: dict[tuple[int, int, int], Task] = {}
+        self._steps: dict[int, Step] = {}
+        self._facts: JobFacts | None = None
+
+    @property
+    def facts(self) -> JobFacts:
+        """A snapshot, shared until the job changes."""
+        facts = self._facts
+        if facts is None:
+            facts = self._facts = JobFacts(
+                self.key.text,
+                self.uid,
+                self.gid,
+                self.user,
+                self.job_name,
+                self.start_us,
+                self.end_us,
+                self.node_count,
+                self.total_tasks,
+                self.local_tasks,
+                self.step_id,
+                self.job_tag,
+                self.adopted,
+            )
+        return facts
+
+    def steps(self) -> list[StepFacts]:
+        """Snapshots of the steps, in order of arrival."""
+        return [step.facts() for step in self._steps.values()]
+
+    def tasks(self) -> list[TaskFacts]:
+        """Snapshots of the tasks, in order of arrival, ended ones included."""
+        return [task.facts() for task in self.task_records]
+
+
+class Change:
+    """What one notice did to one job."""
+
+    __slots__ = ("described", "ended", "events", "filled", "job", "opened", "tasks")
+
+    def __init__(self, job: Job, *, opened: bool = False) -> None:
+        self.job = job
+        self.events: list[JobEvent] = []
+        self.tasks: list[Task] = []
+        """Tasks that are new or changed."""
+        self.opened = opened
+        self.ended = False
+        self.described = False
+        """User, job name, uid or gid changed."""
+        self.filled = opened
+        """Times, counts, step or tag changed."""
