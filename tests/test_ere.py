@@ -1,0 +1,110 @@
+"""POSIX extended regular expressions."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from ldmsjob.ere import MAX_SIZE, Ere, EreError
+
+REG_EXTENDED, REG_NOSUB = 1, 8
+
+TEXTS = ("", "a", "ab", "b", "ba", "aab", "abab", "a-b", "]", "1", "a1_", "{", "^", "$", "a)", "-")
+
+PIECES = (
+    *("a", "b", "(", ")", "|", "*", "+", "?", "{1}", "{0,2}", "{2,}", "{,2}", "{", "}", "-"),
+    *("[ab]", "[^a]", "[]a]", "[a-c]", "[", "]", "[[:digit:]]", "[a-]", "^", "$", ".", "\\."),
+    *("\\w", "\\"),
+)
+
+
+def search_with_libc(pattern: str) -> list[bool] | None:
+    """What the C library makes of it: a result per text of ``TEXTS``, None for a bad pattern."""
+    libc = ctypes.CDLL(None)
+    compiled = ctypes.create_string_buffer(256)
+    if libc.regcomp(compiled, pattern.encode(), REG_EXTENDED | REG_NOSUB):
+        return None
+    results = [libc.regexec(compiled, text.encode(), 0, None, 0) == 0 for text in TEXTS]
+    libc.regfree(compiled)
+    return results
+
+
+class EreTests(SynchronousTestCase):
+    """``Ere``."""
+
+    def test_table(self) -> None:
+        """Expressions that people write, and texts that they do and do not find."""
+        for pattern, found, missed in (
+            ("slurm", ("slurm", "xslurmx"), ("slur", "")),
+            ("^slurm$", ("slurm",), ("slurm2", "xslurm")),
+            (".*", ("", "anything"), ()),
+            ("re.*", ("re", "core"), ("er",)),
+            ("^(slurm|flux)$", ("slurm", "flux"), ("slurmflux",)),
+            ("node[0-9]{2,3}$", ("node12", "node123"), ("node1", "node")),
+            ("^a{0}b", ("b",), ("ab",)),
+            ("[[:alpha:]_]+[^a-z]", ("ab1", "__"), ("ab", "1")),
+            ("[]x]", ("]", "x"), ("y",)),
+            (r"a\.b", ("a.b",), ("axb",)),
+            (r"[\.]", (".", "\\"), ("a",)),
+            (r"^\w+$", ("a_1",), ("a-1",)),
+            (r"\s", ("a b",), ("ab",)),
+            ("a|", ("", "b"), ()),
+            ("()", ("",), ()),
+            ("é", ("café",), ("cafe",)),
+        ):
+            expression = Ere(pattern)
+            for text in found:
+                self.assertTrue(expression.search(text), (pattern, text))
+            for text in missed:
+                self.assertFalse(expression.search(text), (pattern, text))
+
+    def test_bad_expressions_are_refused(self) -> None:
+        """What is no expression, or one that is not supported, is an ``EreError``."""
+        for pattern in (
+            *("(", "[", "[a", "a{", "a{1", "a{,}", "a{2,1}", "a{256}", "*a", "+", "a|*", "(*a)"),
+            *("^*", "\\", "[z-a]", "[[:nothing:]]", "[[.a.]]", "(a)\\1", "\\d", "a*****"),
+        ):
+            with self.assertRaises(EreError, msg=pattern):
+                Ere(pattern)
+
+    def test_size_is_limited(self) -> None:
+        """Expressions that explode when written out are refused, and quickly."""
+        for pattern in (
+            "a" * (MAX_SIZE + 1),
+            "((a{255}){255}){255}",
+            "((((){255}){255}){255}){255}",
+            "(" * 5000,
+            "a" + "*" * 5000,
+        ):
+            with self.assertRaises(EreError, msg=pattern[:20]):
+                Ere(pattern)
+
+    def test_search_takes_no_exponential_time(self) -> None:
+        """Expressions that take other engines for ever are searched like any other."""
+        for pattern in ("(a+)+$", "(a|a)*b", "a*a*a*a*a*a*a*a*a*c"):
+            self.assertFalse(Ere(pattern).search("a" * 200 + "!"), pattern)
+
+    @given(st.text(alphabet="ab()|*+?{}[]^$.\\,0123-:w ", max_size=30), st.text(max_size=20))
+    def test_any_text_is_an_expression_or_an_error(self, pattern: str, text: str) -> None:
+        """Whatever a peer sends, there is no other exception than ``EreError``."""
+        try:
+            expression = Ere(pattern)
+        except EreError:
+            return
+        self.assertLessEqual(expression.size, MAX_SIZE)
+        expression.search(text)
+
+    @given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join))
+    def test_agrees_with_the_c_library(self, pattern: str) -> None:
+        """Expressions accepted here find the same as with glibc's ``regcomp``."""
+        if not sys.platform.startswith("linux"):
+            raise SkipTest("compares with glibc")
+        try:
+            expression = Ere(pattern)
+        except EreError:
+            return
+        self.assertEqual([expression.search(text) for text in TEXTS], search_with_libc(pattern))
