@@ -58,6 +58,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     """One complete message of the message service: wire event, and what subscribers receive."""
 
     channel: str
+    """Bytes that are no UTF-8 are surrogate escapes in it."""
     kind: int
     """``STRING``, ``JSON``, ``AVRO`` or something newer."""
     uid: int
@@ -76,6 +77,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     """The full message as received: fixed part, channel name, NUL, data."""
     body_offset: int
     """Where the data starts in ``image``."""
+    received_us: int = 0
+    """When it came: wall-clock microseconds. 0 for a message that no link brought."""
 
     @property
     def body(self) -> bytes:

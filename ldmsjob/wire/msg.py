@@ -1,0 +1,491 @@
+"""The message service's part of the wire: messages, credit, subscriptions (docs/wire.md, Messages).
+
+``MessageReader`` is the hot path of the daemon: one unpacking per frame, no object but the message.
+"""
+
+from __future__ import annotations
+
+import errno
+from functools import lru_cache
+
+from construct import Array, Bytes, Int8ub, Int16ub, Int32sb, Int32ub, Int64sb, Int64ub, Padding
+from construct import Struct as Declaration
+
+from ldmsjob.errors import PeerError, PublishError
+from ldmsjob.wire.buffers import Limits, flat_struct
+from ldmsjob.wire.events import (
+    BODY_OVERHEAD,
+    MAX_HOPS,
+    MAX_MESSAGE_BYTES,
+    Credential,
+    Message,
+    Publish,
+    Refused,
+    SourceAddress,
+    Subscribe,
+    Unsubscribe,
+    WireEvent,
+)
+from ldmsjob.wire.xprt import MSG, MSG_SUB, MSG_UNSUB, NO_XID, REPLY_HEAD, REQUEST_HEAD, SEND_QUOTA
+from ldmsjob.wire.zap import COUNTED_HEAD, MAX_FRAME, NO_CTXT, SENDRECV
+from ldmsjob.wire.zap import NO_XID as NO_FRAME_XID
+
+MORE = 1
+"""Fragment flag: this is not the last one."""
+FIRST = 2
+"""Fragment flag: this is the first one."""
+
+FRAGMENT_HEAD = Declaration(
+    *REQUEST_HEAD.subcons,
+    "family" / Int16ub,
+    "port" / Int16ub,
+    "address" / Bytes(16),
+    "number" / Int64ub,
+    # The low byte of a little-endian word. C peers leave garbage in its other bits.
+    "flags" / Int8ub,
+    Padding(3),
+)
+MESSAGE_FIXED = Declaration(
+    # The source again. The one in the fragment's head is right where they differ.
+    "inner_family" / Int16ub,
+    "inner_port" / Int16ub,
+    "inner_address" / Bytes(16),
+    Padding(4 + 32),
+    "inner_number" / Int64ub,
+    "body_len" / Int32ub,
+    "type" / Int32ub,
+    "uid" / Int32ub,
+    "gid" / Int32ub,
+    "perm" / Int32ub,
+    "tag_hash" / Bytes(4),  # little-endian; nobody checks it
+    "hop_count" / Int32ub,
+    Padding(4),
+)
+HOP = Declaration(
+    "received_sec" / Int64sb,
+    "received_nsec" / Int64sb,
+    "sent_sec" / Int64sb,
+    "sent_nsec" / Int64sb,
+)
+HOPS = Array(MAX_HOPS + 1, HOP)
+"""Stands between the fixed part and the channel name. Record 0 is the publisher's."""
+CREDIT = Declaration(*REQUEST_HEAD.subcons, "credit" / Int32ub, "rc" / Int32sb)
+SUBSCRIPTION_HEAD = Declaration(*REQUEST_HEAD.subcons, "word" / Bytes(4), "rate" / Int64sb)
+"""MSG_SUB and MSG_UNSUB in front of the match string. See ``match_word``."""
+SUBSCRIPTION_REPLY_HEAD = Declaration(*REPLY_HEAD.subcons, "text_len" / Int32ub)
+
+_FRAME = flat_struct(COUNTED_HEAD, FRAGMENT_HEAD, MESSAGE_FIXED)
+_FAST = flat_struct(
+    COUNTED_HEAD,
+    FRAGMENT_HEAD,
+    MESSAGE_FIXED,
+    only=(
+        *("kind", "length", "data_len", "command", "request_len"),
+        *("family", "number", "flags"),
+        *("body_len", "type", "uid", "gid", "perm", "hop_count"),
+    ),
+)
+_FRAGMENT = flat_struct(FRAGMENT_HEAD, only=("family", "port", "address", "number", "flags"))
+_SOURCE = flat_struct(FRAGMENT_HEAD, only=("family", "port", "address"))
+_MESSAGE = flat_struct(MESSAGE_FIXED, only=("body_len", "type", "uid", "gid", "perm", "hop_count"))
+_TAG_HASH = flat_struct(MESSAGE_FIXED, only=("tag_hash",))
+_HOP = flat_struct(HOP)
+_CREDIT = flat_struct(CREDIT, only=("credit", "rc"))
+_CREDIT_FRAME = flat_struct(COUNTED_HEAD, CREDIT)
+_SUBSCRIPTION = flat_struct(SUBSCRIPTION_HEAD)
+_SUBSCRIPTION_REPLY = flat_struct(SUBSCRIPTION_REPLY_HEAD)
+
+_SOURCE_AT = REQUEST_HEAD.sizeof()
+_HOPS_AT = MESSAGE_FIXED.sizeof()
+_FRAGMENT_AT = COUNTED_HEAD.sizeof()
+_MESSAGE_AT = _FRAGMENT_AT + FRAGMENT_HEAD.sizeof()
+TAG_AT = _MESSAGE_AT + BODY_OVERHEAD
+"""Where the channel name of an unfragmented message begins in its frame."""
+_NO_ADDRESS = bytes(16)
+_HASH_PRIME = 0x0100_0193
+
+
+# Credit
+
+
+@lru_cache(maxsize=4096)
+def credit_frame(credit: int, rc: int = 0) -> bytes:
+    """The SEND_QUOTA frame that returns ``credit`` bytes."""
+    size = _CREDIT_FRAME.size
+    payload = size - _FRAGMENT_AT
+    head = (SENDRECV, 0, size, NO_FRAME_XID, NO_CTXT, payload)
+    return _CREDIT_FRAME.pack(*head, NO_XID, SEND_QUOTA, payload, credit, rc)
+
+
+def read_credit(data: bytes, at: int, stop: int) -> tuple[int, int]:
+    """Credit and rc of the SEND_QUOTA that is ``data[at:stop]``."""
+    if stop - at != _CREDIT.size:
+        raise PeerError("SEND_QUOTA of a wrong length")
+    credit, rc = _CREDIT.unpack_from(data, at)
+    return credit, rc
+
+
+# Subscriptions
+
+
+def match_word(length: int, is_regex: bool) -> bytes:
+    """The odd word in front of a match string of ``length`` bytes, its NUL included.
+
+    It is little-endian and holds the byte-swapped length above the flag, so that the length's
+    highest bit gets lost.
+    """
+    swapped = int.from_bytes(length.to_bytes(4, "big"), "little")
+    return (((swapped << 1) & 0xFFFF_FFFF) | is_regex).to_bytes(4, "little")
+
+
+def subscription_request(command: Subscribe | Unsubscribe, xid: bytes) -> bytes:
+    """A MSG_SUB or MSG_UNSUB. Raises ``PublishError`` (rc 22) for text that cannot be sent."""
+    match = wire_text(command.match)
+    code, rate = (MSG_SUB, command.rate) if isinstance(command, Subscribe) else (MSG_UNSUB, -1)
+    word = match_word(len(match), command.is_regex)
+    return _SUBSCRIPTION.pack(xid, code, _SUBSCRIPTION.size + len(match), word, rate) + match
+
+
+def read_subscription(data: bytes, at: int, stop: int) -> tuple[bytes, bool, int]:
+    """Match string without its NUL, regex flag and rate of a MSG_SUB or MSG_UNSUB.
+
+    The string ends at its NUL; nobody believes the length in the word.
+    """
+    start = at + _SUBSCRIPTION.size
+    end = data.find(b"\0", start, stop)
+    if end < 0:
+        raise PeerError("subscription without an end")
+    word, rate = _SUBSCRIPTION.unpack_from(data, at)[-2:]
+    return data[start:end], bool(word[0] & 1), rate
+
+
+def subscription_reply(xid: bytes, command: int, rc: int, text: str) -> bytes:
+    """A MSG_SUB_REPLY or MSG_UNSUB_REPLY."""
+    encoded = wire_text(text)
+    size = _SUBSCRIPTION_REPLY.size + len(encoded)
+    return _SUBSCRIPTION_REPLY.pack(xid, command, size, rc, len(encoded)) + encoded
+
+
+def read_subscription_reply(data: bytes, at: int, stop: int) -> tuple[int, str]:
+    """rc and text of a MSG_SUB_REPLY or MSG_UNSUB_REPLY."""
+    start = at + _SUBSCRIPTION_REPLY.size
+    if start <= stop:
+        rc, size = _SUBSCRIPTION_REPLY.unpack_from(data, at)[-2:]
+        if size == stop - start:
+            return rc, data[start:stop].partition(b"\0")[0].decode("utf-8", "replace")
+    raise PeerError("subscription reply whose length is wrong")
+
+
+# Sending messages
+
+
+def wire_text(text: str) -> bytes:
+    """Text with its NUL. Bytes that were no UTF-8 when they came go out as they came.
+
+    Raises ``PublishError`` (rc 22) for text with a NUL, or that is no Unicode.
+    """
+    try:
+        encoded = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise PublishError("a name that is not valid Unicode", rc=errno.EINVAL) from None
+    if b"\0" in encoded:
+        raise PublishError("a name with a NUL in it", rc=errno.EINVAL)
+    return encoded + b"\0"
+
+
+@lru_cache(maxsize=256)
+def tag_hash(channel: bytes) -> bytes:
+    """The hash of a channel name, without its NUL: FNV-1a, but it starts from the prime."""
+    value = _HASH_PRIME
+    for byte in channel:
+        # C widens a signed char.
+        value = ((value ^ byte ^ (0xFFFF_FF00 if byte & 0x80 else 0)) * _HASH_PRIME) & 0xFFFF_FFFF
+    return value.to_bytes(4, "little")
+
+
+def publish_frame(command: Publish, number: int, now_us: int) -> bytes:
+    """The frame of a message of our own. Raises ``PublishError``: rc 90 too long, 22 bad name."""
+    tag = wire_text(command.channel)
+    body = tag + command.data
+    seconds, micros = divmod(now_us, 1_000_000)
+    hop = _HOP.pack(seconds, micros * 1000, seconds, micros * 1000)
+    identity = (command.kind, command.uid, command.gid, command.perm, tag_hash(tag[:-1]))
+    return _message_frame(None, number, identity, 0, hop, body)
+
+
+def forward_frame(message: Message, now_us: int) -> bytes:
+    """The frame of a message that another link brought, with our hop record.
+
+    What its sender left in places without meaning is not passed on. Raises ``PublishError``: rc 90
+    too long for one frame, 40 too many hops.
+    """
+    hops = message.hop_count
+    if hops > MAX_HOPS:
+        raise PublishError("a message that came over too many hops", rc=errno.ELOOP)
+    image = message.image
+    seconds, micros = divmod(now_us, 1_000_000)
+    came_seconds, came_micros = divmod(message.received_us or now_us, 1_000_000)
+    hop = _HOP.pack(came_seconds, came_micros * 1000, seconds, micros * 1000)
+    before = image[_HOPS_AT : _HOPS_AT + hops * _HOP.size]
+    (hashed,) = _TAG_HASH.unpack_from(image, 0)
+    identity = (message.kind, message.uid, message.gid, message.perm, hashed)
+    body = image[BODY_OVERHEAD:]
+    return _message_frame(message.source, message.number, identity, hops, before + hop, body)
+
+
+def _message_frame(
+    source: SourceAddress | None,
+    number: int,
+    identity: tuple[int, int, int, int, bytes],
+    hops: int,
+    records: bytes,
+    body: bytes,
+) -> bytes:
+    size = len(body)
+    if size > MAX_MESSAGE_BYTES:
+        raise PublishError(f"a message of {size} bytes", rc=errno.EMSGSIZE)
+    origin = (0, 0, _NO_ADDRESS) if source is None else (source.family, source.port, source.address)
+    length = TAG_AT + size
+    payload = length - _FRAGMENT_AT
+    head = (SENDRECV, 0, length, NO_FRAME_XID, NO_CTXT, payload, NO_XID, MSG, payload)
+    fixed = _FRAME.pack(*head, *origin, number, FIRST, *origin, number, size, *identity, hops)
+    return b"".join((fixed, records.ljust(BODY_OVERHEAD - _HOPS_AT, b"\0"), body))
+
+
+# Receiving messages
+
+
+class MessageReader:
+    """Takes the messages out of what one authenticated peer sends.
+
+    Messages go to the list of events given with each call. Those that are refused are answered
+    here, in ``output``, and leave a ``Refused`` among the events.
+    """
+
+    __slots__ = ("_credential", "_limits", "_output", "_partial_bytes", "_partials", "_source")
+
+    def __init__(
+        self,
+        credential: Credential,
+        peer_source: SourceAddress | None,
+        output: list[bytes],
+        limits: Limits,
+    ) -> None:
+        """``peer_source`` becomes the source of messages without one."""
+        self._credential = credential
+        self._source = peer_source
+        self._output = output
+        self._limits = limits
+        self._partials: dict[tuple[bytes, int], tuple[bytearray, int]] = {}
+        self._partial_bytes = 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of fragments that wait for the rest of their messages."""
+        return self._partial_bytes
+
+    def read_run(self, data: bytes, at: int, end: int, now_us: int, events: list[WireEvent]) -> int:
+        """Take whole frames with one unfragmented message each, up to the first that is not one.
+
+        Returns where that begins. It takes nothing that ``read_fragment`` would refuse, but for
+        messages with somebody else's credential.
+        """
+        unpack = _FAST.unpack_from
+        startswith = data.startswith
+        append = events.append
+        peer_source = self._source
+        own_uid, own_gid = self._credential.uid, self._credential.gid
+        last = end - TAG_AT
+        tag, channel = b"\0", ""  # mostly the last one's again
+        while at < last:
+            (
+                frame_kind,
+                length,
+                data_len,
+                command,
+                request_len,
+                family,
+                number,
+                flags,
+                body_len,
+                kind,
+                uid,
+                gid,
+                perm,
+                hops,
+            ) = unpack(data, at)
+            stop = at + length
+            start = at + TAG_AT
+            if (
+                command != MSG
+                or frame_kind != SENDRECV
+                or flags & 3 != FIRST
+                or body_len + TAG_AT != length
+                or data_len + _FRAGMENT_AT != length
+                or request_len != data_len
+                or stop > end
+                or length > MAX_FRAME
+            ):
+                break
+            if startswith(tag, start, stop):
+                body_at = start + len(tag)
+            else:
+                body_at = data.find(b"\0", start, stop) + 1
+                if not body_at:
+                    break
+                tag = data[start:body_at]
+                channel = tag[:-1].decode("utf-8", "surrogateescape")
+            if own_uid and (uid != own_uid or gid != own_gid):
+                self._refuse("bad_credential", body_len, events)
+            else:
+                image_at = at + _MESSAGE_AT
+                append(
+                    Message(
+                        channel,
+                        kind,
+                        uid,
+                        gid,
+                        perm,
+                        hops + 1,
+                        number,
+                        _source(data, at + _FRAGMENT_AT) if family else peer_source,
+                        body_len,
+                        data[image_at:stop],
+                        body_at - image_at,
+                        now_us,
+                    )
+                )
+            at = stop
+        return at
+
+    def read_fragment(
+        self,
+        data: bytes,
+        at: int,
+        stop: int,
+        enabled: bool,
+        now_us: int,
+        events: list[WireEvent],
+    ) -> None:
+        """Take the MSG that is ``data[at:stop]``, which may be a part of a message.
+
+        While the service is not ``enabled`` it is refused.
+        """
+        start = at + _FRAGMENT.size
+        if start > stop:
+            raise PeerError("MSG without its head")
+        number, flags = _FRAGMENT.unpack_from(data, at)[-2:]
+        if not enabled:
+            if flags & FIRST:
+                self._output.append(credit_frame(0, errno.EOPNOTSUPP))
+            events.append(Refused("messages_off"))
+            return
+        key = (data[at + _SOURCE_AT : at + _SOURCE_AT + 20], number)
+        if flags & FIRST:
+            self._first(key, data, at, start, stop, flags, now_us, events)
+        else:
+            self._next(key, data, at, start, stop, flags, now_us, events)
+
+    def _first(
+        self,
+        key: tuple[bytes, int],
+        data: bytes,
+        at: int,
+        start: int,
+        stop: int,
+        flags: int,
+        now_us: int,
+        events: list[WireEvent],
+    ) -> None:
+        if key in self._partials:
+            self._drop(key, "broken_message", events)
+        size = stop - start
+        if size < BODY_OVERHEAD:
+            self._refuse("broken_message", 0, events)
+            return
+        body_len = _MESSAGE.unpack_from(data, start)[0]
+        whole = BODY_OVERHEAD + body_len
+        if whole > self._limits.message:
+            self._refuse("message_too_long", body_len, events)
+        elif not flags & MORE:
+            if size == whole:
+                self._deliver(data[start:stop], data, at, now_us, events)
+            else:
+                self._refuse("broken_message", body_len, events)
+        elif size > whole:
+            self._refuse("broken_message", body_len, events)
+        elif (
+            len(self._partials) >= self._limits.partial_messages
+            or self._partial_bytes + size > self._limits.partial_message_bytes
+        ):
+            self._refuse("too_many_fragments", body_len, events)
+        else:
+            self._partials[key] = (bytearray(data[start:stop]), whole)
+            self._partial_bytes += size
+
+    def _next(
+        self,
+        key: tuple[bytes, int],
+        data: bytes,
+        at: int,
+        start: int,
+        stop: int,
+        flags: int,
+        now_us: int,
+        events: list[WireEvent],
+    ) -> None:
+        partial = self._partials.get(key)
+        if partial is None:
+            self._refuse("fragment_without_start", 0, events)
+            return
+        image, whole = partial
+        size = len(image) + stop - start
+        if size > whole or (size < whole and not flags & MORE):
+            self._drop(key, "broken_message", events)
+        elif self._partial_bytes + stop - start > self._limits.partial_message_bytes:
+            self._drop(key, "too_many_fragments", events)
+        else:
+            image += data[start:stop]
+            self._partial_bytes += stop - start
+            if not flags & MORE:
+                self._forget(key)
+                self._deliver(bytes(image), data, at, now_us, events)
+
+    def _deliver(
+        self, image: bytes, data: bytes, at: int, now_us: int, events: list[WireEvent]
+    ) -> None:
+        """A whole message; ``data`` at ``at`` has the head of one of its fragments."""
+        body_len, kind, uid, gid, perm, hops = _MESSAGE.unpack_from(image)
+        family, _, _, number, _ = _FRAGMENT.unpack_from(data, at)
+        nul = image.find(b"\0", BODY_OVERHEAD)
+        own = self._credential
+        if nul < 0:
+            self._refuse("broken_message", body_len, events)
+        elif own.uid and (uid != own.uid or gid != own.gid):
+            self._refuse("bad_credential", body_len, events)
+        else:
+            channel = image[BODY_OVERHEAD:nul].decode("utf-8", "surrogateescape")
+            source = _source(data, at) if family else self._source
+            hops += 1
+            origin = (kind, uid, gid, perm, hops, number, source)
+            events.append(Message(channel, *origin, body_len, image, nul + 1, now_us))
+
+    def _drop(self, key: tuple[bytes, int], reason: str, events: list[WireEvent]) -> None:
+        whole = self._forget(key)
+        self._refuse(reason, whole - BODY_OVERHEAD, events)
+
+    def _forget(self, key: tuple[bytes, int]) -> int:
+        image, whole = self._partials.pop(key)
+        self._partial_bytes -= len(image)
+        return whole
+
+    def _refuse(self, reason: str, credit: int, events: list[WireEvent]) -> None:
+        """Count it, and return the credit that the peer spent on it, if that is known."""
+        if credit:
+            self._output.append(credit_frame(credit))
+        events.append(Refused(reason))
+
+
+def _source(data: bytes, at: int) -> SourceAddress:
+    """The source in the head of the fragment at ``at``."""
+    return SourceAddress(*_SOURCE.unpack_from(data, at))

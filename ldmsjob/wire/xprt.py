@@ -1,0 +1,227 @@
+"""Connection messages, and the requests and replies inside SENDRECV frames.
+
+docs/wire.md, Connection messages and Requests.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from construct import Bytes, Int32sb, Int32ub, Int64sb, Int64ub, Struct
+
+from ldmsjob.errors import PeerError
+from ldmsjob.wire.buffers import flat_struct
+from ldmsjob.wire.events import UNLIMITED, PeerInfo
+
+DIR = 0
+DIR_CANCEL = 1
+LOOKUP = 2
+REQ_NOTIFY = 3
+CANCEL_NOTIFY = 4
+SEND_MSG = 5
+AUTH_MSG = 6
+CANCEL_PUSH = 7
+SET_DELETE = 9
+SEND_QUOTA = 10
+MSG = 11
+MSG_SUB = 12
+MSG_UNSUB = 13
+QGROUP_ASK = 14
+QGROUP_DONATE = 15
+QGROUP_DONATE_BACK = 16
+QUOTA_RECONFIG = 17
+RATE_RECONFIG = 18
+
+FIRST_REPLY = 0x101
+"""Codes from here to 0x7fffffff are replies, all others requests."""
+LAST_REPLY = 0x7FFF_FFFF
+DIR_REPLY = 0x101
+DIR_CANCEL_REPLY = 0x102
+LOOKUP_REPLY = 0x104
+SET_DELETE_REPLY = 0x10A
+MSG_SUB_REPLY = 0x10B
+MSG_UNSUB_REPLY = 0x10C
+
+LDMS_VERSION = bytes((4, 2, 0, 0))
+
+RAIL = 1
+"""The only type of connection that there is today."""
+
+CONNECTION_MESSAGE = Struct(
+    "ldms_version" / Bytes(4),
+    "auth" / Bytes(16),
+    "connection_type" / Int32ub,
+    "rate" / Int64sb,
+    "quota" / Int64sb,
+    "endpoints" / Int32sb,
+    "endpoint" / Int32ub,
+    "pid" / Int32sb,
+    "rail_gn" / Int64ub,
+    "messages_enabled" / Int32sb,
+)
+REQUEST_HEAD = Struct("xid" / Bytes(8), "command" / Int32ub, "request_len" / Int32ub)
+REPLY_HEAD = Struct(*REQUEST_HEAD.subcons, "rc" / Int32ub)
+COUNTED_REQUEST = Struct(*REQUEST_HEAD.subcons, "payload_len" / Int32ub)
+"""SEND_MSG and AUTH_MSG, in front of their payload."""
+DIR_REPLY_HEAD = Struct(
+    *REPLY_HEAD.subcons, "dir_type" / Int32ub, "more" / Int32ub, "json_len" / Int32ub
+)
+SET_DELETE_REPLY_BODY = Struct(
+    *REPLY_HEAD.subcons, "received_sec" / Int64ub, "received_nsec" / Int64ub
+)
+
+NO_XID = bytes(8)
+"""For requests that get no reply."""
+
+_CONNECTION = flat_struct(CONNECTION_MESSAGE)
+_REQUEST = flat_struct(REQUEST_HEAD)
+_REPLY = flat_struct(REPLY_HEAD)
+_COUNTED = flat_struct(COUNTED_REQUEST)
+_PAYLOAD_LEN = flat_struct(COUNTED_REQUEST, only=("payload_len",))
+_DIR_REPLY = flat_struct(DIR_REPLY_HEAD)
+_SET_DELETE_REPLY = flat_struct(SET_DELETE_REPLY_BODY)
+
+REQUEST_BYTES = _REQUEST.size
+REPLY_BYTES = _REPLY.size
+
+_VERSION_BYTES = 4
+_AUTH_END = 20  # of the authentication name, which stands behind the version
+
+
+class ConnectionMessage(NamedTuple):
+    """What a peer says of itself in CONNECT and ACCEPTED."""
+
+    auth: str
+    rate: int
+    quota: int
+    pid: int
+    rail_gn: int
+    messages_enabled: bool
+    endpoints: int = 1
+    endpoint: int = 0
+
+    def peer_info(self) -> PeerInfo:
+        """The part of it that an owner wants to know."""
+        return PeerInfo(self.auth, self.pid, self.messages_enabled, self.quota, self.rate)
+
+    def encode(self) -> bytes:
+        """The 64 bytes on the wire."""
+        return _CONNECTION.pack(
+            LDMS_VERSION,
+            self.auth.encode("ascii"),
+            RAIL,
+            self.rate,
+            self.quota,
+            self.endpoints,
+            self.endpoint,
+            self.pid,
+            self.rail_gn,
+            int(self.messages_enabled),
+        )
+
+
+class ConnectionRefused(PeerError):
+    """A connection message that cannot be accepted; the text is that of the REJECTED frame."""
+
+
+def _check_identity(message: bytes, auth_name: str) -> None:
+    if len(message) < _VERSION_BYTES:
+        raise ConnectionRefused("Bad conn msg")
+    if message[:_VERSION_BYTES] != LDMS_VERSION:
+        raise ConnectionRefused("Version mismatch")
+    name = message[_VERSION_BYTES:_AUTH_END].partition(b"\0")[0]
+    if name != auth_name.encode("ascii"):
+        raise ConnectionRefused("Auth mismatch")
+
+
+def _decode(message: bytes) -> ConnectionMessage | None:
+    """None for the older and the other forms of the message."""
+    if len(message) != _CONNECTION.size:
+        return None
+    _, auth, kind, rate, quota, endpoints, endpoint, pid, rail_gn, enabled = _CONNECTION.unpack(
+        message
+    )
+    if kind != RAIL:
+        return None
+    name = auth.partition(b"\0")[0].decode("ascii", "replace")
+    return ConnectionMessage(name, rate, quota, pid, rail_gn, enabled != 0, endpoints, endpoint)
+
+
+def read_connect(message: bytes, auth_name: str) -> ConnectionMessage:
+    """What a peer that connects to us says of itself.
+
+    The checks and their order are those of the C daemon; then come what is not supported here.
+    Raises ``ConnectionRefused``.
+    """
+    _check_identity(message, auth_name)
+    peer = _decode(message)
+    if peer is None:
+        raise ConnectionRefused("Bad msg")
+    if peer.endpoints <= 0:
+        raise ConnectionRefused("passive rail create error: 22")
+    if peer.endpoint >= peer.endpoints:
+        last = peer.endpoints - 1
+        raise ConnectionRefused(f"bad ep_idx {peer.endpoint} (should be in 0..{last} range)")
+    if peer.endpoints > 1:
+        raise ConnectionRefused("rails of more than one endpoint are not supported")
+    if peer.rate != UNLIMITED:
+        raise ConnectionRefused("connection rate limits are not supported")
+    return peer
+
+
+def read_accepted(message: bytes, auth_name: str) -> PeerInfo:
+    """What the peer that accepted our connection says of itself.
+
+    One that answers in an older form has no message service for us, and no limits. Raises
+    ``ConnectionRefused`` for another version or way to authenticate.
+    """
+    _check_identity(message, auth_name)
+    peer = _decode(message)
+    if peer is None:
+        return PeerInfo(auth_name, 0, False, UNLIMITED, UNLIMITED)
+    return peer.peer_info()
+
+
+def read_request_head(data: bytes, at: int, stop: int) -> tuple[bytes, int]:
+    """Xid and command of the request or reply that is ``data[at:stop]``.
+
+    Raises ``PeerError`` where it is shorter than its head or contradicts its own length.
+    """
+    size = stop - at
+    if size >= REQUEST_BYTES:
+        xid, command, length = _REQUEST.unpack_from(data, at)
+        is_reply = FIRST_REPLY <= command <= LAST_REPLY
+        if length == size and (not is_reply or size >= REPLY_BYTES):
+            return xid, command
+    raise PeerError("request whose length is wrong")
+
+
+def read_counted(data: bytes, at: int, stop: int) -> bytes:
+    """The payload of the SEND_MSG or AUTH_MSG that is ``data[at:stop]``."""
+    start = at + _COUNTED.size
+    if start > stop or _PAYLOAD_LEN.unpack_from(data, at)[0] != stop - start:
+        raise PeerError("request whose payload length is wrong")
+    return data[start:stop]
+
+
+def counted_request(command: int, payload: bytes) -> bytes:
+    """A SEND_MSG or an AUTH_MSG."""
+    size = len(payload)
+    return _COUNTED.pack(NO_XID, command, _COUNTED.size + size, size) + payload
+
+
+def plain_reply(xid: bytes, command: int, rc: int) -> bytes:
+    """A reply of which there is only the head."""
+    return _REPLY.pack(xid, command, _REPLY.size, rc)
+
+
+def dir_error(xid: bytes, rc: int) -> bytes:
+    """The reply to a DIR that fails: an empty list."""
+    return _DIR_REPLY.pack(xid, DIR_REPLY, _DIR_REPLY.size, rc, 0, 0, 0)
+
+
+def set_delete_reply(xid: bytes, now_us: int) -> bytes:
+    """The reply to a SET_DELETE: we do not use that set (any more)."""
+    seconds, micros = divmod(now_us, 1_000_000)
+    size = _SET_DELETE_REPLY.size
+    return _SET_DELETE_REPLY.pack(xid, SET_DELETE_REPLY, size, 0, seconds, micros * 1000)
