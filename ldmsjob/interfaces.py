@@ -296,11 +296,19 @@ class ILink(Interface):
     credential: Credential = Attribute("Who it proved to be. Not before link_opened.")
 
     def can_publish(size: int) -> bool:
-        """Whether the peer's quota has room now for a message of ``size`` (its ``credit``)."""
+        """Whether there is room now for a message of ``size`` (its ``credit``): in the peer's quota
+        and in what is buffered for it. When it is False, ``CreditReturned`` or ``link_drained``
+        tell of new room."""
 
     def send(command: WireCommand) -> None:
         """Send. Raises ``PublishError`` for a message that this peer must not get. After the link
         has closed: does nothing."""
+
+    def pause_reading() -> None:
+        """Read nothing from the peer until ``resume_reading``."""
+
+    def resume_reading() -> None:
+        """Read again."""
 
     def close() -> None:
         """Send what is buffered, then close."""
@@ -317,6 +325,9 @@ class ILinkSite(Interface):
 
     def link_events(link: ILink, events: Sequence[WireEvent]) -> None:
         """All that one read brought, in order. Never before ``link_opened``."""
+
+    def link_drained(link: ILink) -> None:
+        """So much was buffered for the peer that ``can_publish`` was False; now it has been sent."""
 
     def link_closed(link: ILink, reason: Failure) -> None:
         """Gone. Called once for each link that was opened, and for none that was not."""
