@@ -35,7 +35,7 @@ class LimitedLog:
         self._max_reasons = max_reasons
         self._quiet: dict[str, list[float]] = {}
 
-    def emit(self, reason: str, level: Any, format: str, **fields: object) -> bool:
+    def emit(self, reason: str, level: Any, format: str, /, **fields: object) -> bool:
         """Log ``format`` with ``fields`` unless ``reason`` was logged a short while ago.
 
         ``reason`` is the key that is limited; take it from a fixed vocabulary, not from a peer.
@@ -50,15 +50,15 @@ class LimitedLog:
         self._log.emit(level, format, **fields)
         return True
 
-    def warn(self, reason: str, format: str, **fields: object) -> bool:
+    def warn(self, reason: str, format: str, /, **fields: object) -> bool:
         """``emit`` at level WARNING."""
         return self.emit(reason, LogLevel.warn, format, **fields)
 
-    def info(self, reason: str, format: str, **fields: object) -> bool:
+    def info(self, reason: str, format: str, /, **fields: object) -> bool:
         """``emit`` at level INFO."""
         return self.emit(reason, LogLevel.info, format, **fields)
 
-    def failure(self, reason: str, format: str, **fields: Any) -> bool:
+    def failure(self, reason: str, format: str, /, **fields: Any) -> bool:
         """Log the exception now being handled with its traceback, limited like ``emit``."""
         suppressed = self._pass(reason)
         if suppressed is None:
