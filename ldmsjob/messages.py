@@ -1,0 +1,544 @@
+"""The message hub: who in this process and which peers get a message (docs/messages.md).
+
+A message comes from a link (``deliver``) or from this process (``publish``). It goes to the one
+local receiver of its channel and to every link whose peer subscribed to it. Nothing is stored: no
+subscriber, no delivery.
+
+What a publisher may have under way is bounded by the credit that it gets back. The credit of a
+message is held while the message waits for a slow subscriber, and returned exactly once, whatever
+becomes of the message.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from ldmsjob.credentials import READ, InGroup, may_access, no_secondary_groups
+from ldmsjob.ere import Ere, EreError
+from ldmsjob.errors import ChannelTaken, ConfigError, PublishError
+from ldmsjob.interfaces import ILink, ISubscription
+from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.wire.events import (
+    JSON,
+    MAX_HOPS,
+    MAX_MESSAGE_BYTES,
+    STRING,
+    UNLIMITED,
+    Forward,
+    Message,
+    Publish,
+    ReturnCredit,
+)
+
+if TYPE_CHECKING:
+    from ldmsjob.interfaces import IStats
+    from ldmsjob.turns import Turn
+
+Receiver = Callable[[Message], None]
+
+MAX_QUEUE_BYTES = 16 * 1024 * 1024
+"""What may wait for one subscriber; what does not fit is dropped for it."""
+
+PAUSE_BYTES = 256 * 1024
+"""A publisher of whom more than this waits for slow subscribers is read no further for a while."""
+
+MAX_ROUTES = 1024
+"""Channels whose subscribers are remembered. Peers invent channel names, so there is a bound."""
+
+MAX_SUBSCRIPTIONS = 1000
+"""Subscriptions of one link."""
+
+MAX_REGEX_SIZE = 2000
+"""Sizes of a link's regular expressions together: what one character of a channel name may cost."""
+
+MAX_REGEX_CHANNEL = 255
+"""Channel names longer than this are found by exact subscriptions only."""
+
+
+@implementer(ISubscription)
+class _LocalSubscription:
+    """The one receiver in this process of one channel."""
+
+    __slots__ = ("_hub", "channel", "owner", "receiver")
+
+    def __init__(self, hub: MessageHub, channel: str, receiver: Receiver, owner: str) -> None:
+        self._hub = hub
+        self.channel = channel
+        self.receiver = receiver
+        self.owner = owner
+
+    def close(self) -> Deferred[None]:
+        """Receive no more from now on."""
+        self._hub._unsubscribe_local(self)
+        return succeed(None)
+
+
+class _Held:
+    """A message that has not reached all its subscribers, and whom to credit when it has.
+
+    ``waiting`` counts the queues that it is in, and one more while it is being handed out.
+    """
+
+    __slots__ = ("credit", "origin", "waiting")
+
+    def __init__(self, origin: ILink, credit: int) -> None:
+        self.origin = origin
+        self.credit = credit
+        self.waiting = 1
+
+
+class _Outlet:
+    """A link whose peer has subscriptions."""
+
+    __slots__ = ("link", "moved", "open", "queue", "queued_bytes", "stuck", "subscriptions")
+
+    def __init__(self, link: ILink) -> None:
+        self.link = link
+        self.open = True
+        self.subscriptions: dict[str, Ere | None] = {}
+        """By match text: the expression, or None for exactly that channel."""
+        self.queue: deque[tuple[Forward | Publish, int, _Held | None]] = deque()
+        self.queued_bytes = 0
+        self.moved = True
+        """Something was sent from the queue since ``drop_stuck`` looked last."""
+        self.stuck = False
+        """Its queue was dropped: nothing waits for it until it has room again."""
+
+    def matches(self, channel: str) -> int:
+        """How many of the subscriptions want that channel; each gets a copy, as from C peers."""
+        count = 0
+        short = len(channel) <= MAX_REGEX_CHANNEL
+        for match, expression in self.subscriptions.items():
+            if expression is None:
+                count += match == channel
+            elif short:
+                count += expression.search(channel)
+        return count
+
+
+class _Route:
+    """Who gets the messages of one channel."""
+
+    __slots__ = ("local", "outlets")
+
+    def __init__(self, local: _LocalSubscription | None, outlets: tuple[_Outlet, ...]) -> None:
+        self.local = local
+        self.outlets = outlets
+
+
+class MessageHub:
+    """Channels, subscribers and what waits for them.
+
+    Starts disabled, like ``ldmsd``. ``now`` gives monotonic seconds, for log limits only.
+    ``in_group(uid, gid)`` tells of secondary groups of peers; it must not block.
+    """
+
+    log = Logger(namespace="ldmsd")
+
+    def __init__(
+        self,
+        stats: IStats,
+        turn: Turn,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        in_group: InGroup = no_secondary_groups,
+        max_queue_bytes: int = MAX_QUEUE_BYTES,
+        pause_bytes: int = PAUSE_BYTES,
+    ) -> None:
+        self.enabled = False
+        self._stats = stats
+        self._turn = turn
+        self._limited = LimitedLog(self.log, now=now)
+        self._in_group = in_group
+        self._max_queue_bytes = max_queue_bytes
+        self._pause_bytes = pause_bytes
+        self._locals: dict[str, _LocalSubscription] = {}
+        self._outlets: dict[ILink, _Outlet] = {}
+        self._routes: dict[str, _Route] = {}
+        self._waiting: dict[_Outlet, None] = {}
+        self._held_bytes: dict[ILink, int] = {}
+        self._paused: set[ILink] = set()
+        self._due: dict[ILink, list[int]] = {}
+        self._published = 0
+        self._on_waiting: Callable[[], None] = lambda: None
+
+    # The switch
+
+    def enable(self) -> None:
+        """Accept subscriptions and messages from now on."""
+        self.enabled = True
+
+    def disable(self) -> None:
+        """Refuse new subscriptions and messages from now on. Those that exist, and messages that
+        wait for a subscriber, stay."""
+        self.enabled = False
+
+    # Receivers in this process
+
+    def subscribe(self, channel: str, receiver: Receiver, owner: str) -> ISubscription:
+        """Call ``receiver`` with each message of exactly that channel.
+
+        ``owner`` is the name of the plugin instance, for messages to people. Raises
+        ``ChannelTaken`` when the channel has a receiver, ``ConfigError`` with rc 95 when the
+        service is off.
+        """
+        if not self.enabled:
+            raise ConfigError(
+                "the message service is off",
+                rc=errno.EOPNOTSUPP,
+                hint="put msg_enable in front of this line",
+            )
+        taken = self._locals.get(channel)
+        if taken is not None:
+            raise ChannelTaken(f"{taken.owner} already receives channel {channel!r}")
+        subscription = _LocalSubscription(self, channel, receiver, owner)
+        self._locals[channel] = subscription
+        self._routes.clear()
+        return subscription
+
+    def _unsubscribe_local(self, subscription: _LocalSubscription) -> None:
+        if self._locals.get(subscription.channel) is subscription:
+            del self._locals[subscription.channel]
+            self._routes.clear()
+
+    # Subscriptions of links
+
+    def subscribe_link(
+        self, link: ILink, match: str, is_regex: bool = False, rate: int = UNLIMITED
+    ) -> tuple[int, str]:
+        """Forward messages of channels that fit ``match`` to that link; ends when it closes.
+
+        Returns the errno and the text to answer a peer that asked for it: ``(0, "OK")``, or why
+        not.
+        """
+        if not self.enabled:
+            return errno.EOPNOTSUPP, "LDMS Message Service disabled"
+        if rate != UNLIMITED:
+            return errno.EOPNOTSUPP, "Rate limits of subscriptions are not supported, use -1"
+        outlet = self._outlets.get(link)
+        if outlet is not None and match in outlet.subscriptions:
+            return errno.EEXIST, "Subscription already existed"
+        expression = None
+        if is_regex:
+            try:
+                expression = Ere(match)
+            except EreError as error:
+                return errno.EINVAL, f"Client allocation failure: {error}"
+        if outlet is None:
+            outlet = _Outlet(link)
+        if not self._has_room_for(outlet, expression):
+            return errno.ENOSPC, "Too many subscriptions on this connection"
+        self._outlets[link] = outlet
+        outlet.subscriptions[match] = expression
+        self._routes.clear()
+        return 0, "OK"
+
+    @staticmethod
+    def _has_room_for(outlet: _Outlet, expression: Ere | None) -> bool:
+        """Whether the link stays within its limits with one more subscription."""
+        subscriptions = outlet.subscriptions
+        if len(subscriptions) >= MAX_SUBSCRIPTIONS:
+            return False
+        if expression is None:
+            return True
+        sizes = sum(other.size for other in subscriptions.values() if other is not None)
+        return sizes + expression.size <= MAX_REGEX_SIZE
+
+    def unsubscribe_link(self, link: ILink, match: str) -> tuple[int, str]:
+        """End the subscription with that text, exact or not. Returns what to answer the peer.
+
+        Messages that already wait for the link are still sent.
+        """
+        outlet = self._outlets.get(link)
+        if outlet is None or match not in outlet.subscriptions:
+            return errno.ENOENT, "Subscription not found"
+        del outlet.subscriptions[match]
+        self._routes.clear()
+        return 0, "OK"
+
+    def forget_link(self, link: ILink) -> None:
+        """The link has closed: end its subscriptions, and settle what waited for it."""
+        outlet = self._outlets.pop(link, None)
+        if outlet is not None:
+            outlet.open = False
+            self._routes.clear()
+            self._drop_queue(outlet, "dropped_closed")
+        self._held_bytes.pop(link, None)
+        self._paused.discard(link)
+        self._due.pop(link, None)
+
+    # Messages
+
+    def deliver(self, message: Message, origin: ILink) -> bool:
+        """Hand out a message that ``origin`` brought.
+
+        True: its credit may go back at the end of the turn. False: it waits for a slow subscriber,
+        and the hub itself returns the credit. Only while ``enabled``.
+        """
+        route = self._routes.get(message.channel)
+        if route is None:
+            route = self._find_route(message.channel)
+        local = route.local
+        if local is not None:
+            try:
+                local.receiver(message)
+            except Exception:
+                self._receiver_failed(local)
+        if not route.outlets:
+            return True
+        if message.hop_count > MAX_HOPS:
+            self._stats.add("dropped_hops")
+            return True
+        held = _Held(origin, message.credit)
+        self._hand_out(route.outlets, Forward(message), message, held)
+        held.waiting -= 1
+        if not held.waiting:
+            return True
+        self._hold(held)
+        return False
+
+    def publish(
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        kind: int = JSON,
+        uid: int = 0,
+        gid: int = 0,
+        perm: int = 0o440,
+    ) -> None:
+        """Publish a message of this process. Text is given the NUL at its end that C readers need.
+
+        Raises ``PublishError``: rc 95 when the service is off, 90 when it is too long, 22 when the
+        channel's name cannot be one. No subscriber is no error.
+        """
+        if not self.enabled:
+            raise PublishError("the message service is off", rc=errno.EOPNOTSUPP)
+        if not channel or "\0" in channel:
+            raise PublishError(f"{channel!r} is no name of a channel", rc=errno.EINVAL)
+        if kind in (STRING, JSON) and not data.endswith(b"\0"):
+            data += b"\0"
+        size = len(channel.encode("utf-8", "surrogateescape")) + 1 + len(data)
+        if size > MAX_MESSAGE_BYTES:
+            raise PublishError(
+                f"a message of {size} bytes is longer than {MAX_MESSAGE_BYTES}", rc=errno.EMSGSIZE
+            )
+        message = Message(
+            channel=channel,
+            kind=kind,
+            uid=uid,
+            gid=gid,
+            perm=perm,
+            hop_count=0,
+            number=self._published,
+            source=None,
+            credit=size,
+            image=data,
+            body_offset=0,
+        )
+        self._published += 1
+        route = self._find_route(channel)
+        if route.local is not None:
+            try:
+                route.local.receiver(message)
+            except Exception:
+                self._receiver_failed(route.local)
+        command = Publish(channel=channel, data=data, kind=kind, uid=uid, gid=gid, perm=perm)
+        self._hand_out(route.outlets, command, message, None)
+
+    def _find_route(self, channel: str) -> _Route:
+        """The channel's route, worked out when it is not remembered."""
+        route = self._routes.get(channel)
+        if route is None:
+            outlets: list[_Outlet] = []
+            for outlet in self._outlets.values():
+                outlets.extend([outlet] * outlet.matches(channel))
+            route = _Route(self._locals.get(channel), tuple(outlets))
+            if len(self._routes) >= MAX_ROUTES:
+                self._routes.clear()
+            self._routes[channel] = route
+        return route
+
+    def _receiver_failed(self, local: _LocalSubscription) -> None:
+        self._stats.add("receiver_failures")
+        self._limited.failure(
+            f"receiver {local.owner}",
+            "{owner} failed on a message of channel {channel}",
+            owner=local.owner,
+            channel=local.channel,
+        )
+
+    def _hand_out(
+        self,
+        outlets: tuple[_Outlet, ...],
+        command: Forward | Publish,
+        message: Message,
+        held: _Held | None,
+    ) -> None:
+        """Send to each outlet that may read it, or let it wait there."""
+        size = message.credit
+        origin = held.origin if held is not None else None
+        for outlet in outlets:
+            link = outlet.link
+            if link is origin:
+                continue
+            if not may_access(
+                link.credential, message.uid, message.gid, message.perm, READ, self._in_group
+            ):
+                self._stats.add("forward_denied")
+            elif not outlet.queue and link.can_publish(size):
+                self._send(outlet, command)
+            else:
+                self._enqueue(outlet, command, size, held)
+
+    def _send(self, outlet: _Outlet, command: Forward | Publish) -> None:
+        outlet.stuck = False
+        try:
+            outlet.link.send(command)
+        except PublishError as error:
+            # It can never have it; for instance its service went off after it had subscribed.
+            too_large = error.rc == errno.EMSGSIZE
+            self._stats.add("dropped_too_large" if too_large else "dropped_refused")
+        else:
+            self._stats.add("forwarded")
+
+    # Waiting
+
+    def watch_waiting(self, on_waiting: Callable[[], None]) -> None:
+        """Call ``on_waiting`` when messages begin to wait; ``drop_stuck`` should then be called
+        every few seconds while ``waiting``."""
+        self._on_waiting = on_waiting
+
+    @property
+    def waiting(self) -> bool:
+        """Whether messages wait for slow subscribers."""
+        return bool(self._waiting)
+
+    def _enqueue(
+        self, outlet: _Outlet, command: Forward | Publish, size: int, held: _Held | None
+    ) -> None:
+        """Let it wait for room, unless it would wait for ever or too much waits already."""
+        quota = outlet.link.peer.quota
+        if not outlet.open:
+            self._stats.add("dropped_closed")
+        elif quota != UNLIMITED and size > quota:
+            self._stats.add("dropped_too_large")
+        elif outlet.stuck:
+            self._stats.add("dropped_stuck")
+        elif outlet.queued_bytes + size > self._max_queue_bytes:
+            self._stats.add("dropped_queue_full")
+        else:
+            outlet.queue.append((command, size, held))
+            outlet.queued_bytes += size
+            if held is not None:
+                held.waiting += 1
+            self._stats.add("queued")
+            if outlet not in self._waiting:
+                outlet.moved = True
+                self._waiting[outlet] = None
+                # It must be read for its credit to arrive.
+                self._resume(outlet.link)
+                if len(self._waiting) == 1:
+                    self._on_waiting()
+
+    def link_has_room(self, link: ILink) -> None:
+        """The link's peer returned credit, or what was buffered for it went out: send what waits
+        for it, as much as there is room for."""
+        outlet = self._outlets.get(link)
+        if outlet is None:
+            return
+        outlet.stuck = False
+        queue = outlet.queue
+        while queue and link.can_publish(queue[0][1]):
+            command, size, held = queue.popleft()
+            outlet.queued_bytes -= size
+            outlet.moved = True
+            self._send(outlet, command)
+            self._settle(held)
+        if not queue:
+            self._waiting.pop(outlet, None)
+
+    def drop_stuck(self) -> None:
+        """Drop what waits for subscribers that took nothing since the last call of this.
+
+        So one that hangs holds its publishers up for a bounded time. Nothing waits for it again
+        before it has shown that it has room.
+        """
+        for outlet in list(self._waiting):
+            if outlet.moved:
+                outlet.moved = False
+                continue
+            outlet.stuck = True
+            self._limited.warn(
+                "stuck",
+                "{peer} takes no messages: dropped {count} that waited for it",
+                peer=outlet.link.peer_address,
+                count=len(outlet.queue),
+            )
+            self._drop_queue(outlet, "dropped_stuck")
+
+    def _drop_queue(self, outlet: _Outlet, counter: str) -> None:
+        self._waiting.pop(outlet, None)
+        dropped = list(outlet.queue)
+        outlet.queue.clear()
+        outlet.queued_bytes = 0
+        if dropped:
+            self._stats.add(counter, len(dropped))
+        for _command, _size, held in dropped:
+            self._settle(held)
+
+    # Credit that is held back
+
+    def _hold(self, held: _Held) -> None:
+        """Its credit stays here. Read its publisher no further when that becomes much.
+
+        A publisher for whom something waits in turn is read on: its credit has to arrive.
+        """
+        origin = held.origin
+        total = self._held_bytes.get(origin, 0) + held.credit
+        self._held_bytes[origin] = total
+        if total > self._pause_bytes and origin not in self._paused:
+            outlet = self._outlets.get(origin)
+            if outlet is None or not outlet.queue:
+                self._paused.add(origin)
+                self._stats.add("publishers_paused")
+                origin.pause_reading()
+
+    def _settle(self, held: _Held | None) -> None:
+        """One of the subscribers that it waited for is dealt with."""
+        if held is None:
+            return
+        held.waiting -= 1
+        if held.waiting:
+            return
+        origin = held.origin
+        if origin not in self._held_bytes:
+            return  # It closed meanwhile.
+        total = self._held_bytes[origin] - held.credit
+        if total > 0:
+            self._held_bytes[origin] = total
+        else:
+            del self._held_bytes[origin]
+        if total <= self._pause_bytes // 2:
+            self._resume(origin)
+        self._due.setdefault(origin, []).append(held.credit)
+        self._turn.at_end(self._return_due)
+
+    def _resume(self, link: ILink) -> None:
+        if link in self._paused:
+            self._paused.discard(link)
+            link.resume_reading()
+
+    def _return_due(self) -> None:
+        """Return the credit of all messages that waited and have been dealt with."""
+        due, self._due = self._due, {}
+        for link, amounts in due.items():
+            link.send(ReturnCredit(amounts))
