@@ -23,12 +23,20 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "wire": ("ldmsjob.wire", "ldmsjob.wire.*"),
     "interfaces": ("ldmsjob.interfaces",),
     "declarations": ("ldmsjob.plugin",),
-    "aids": ("ldmsjob.stats", "ldmsjob.limitedlog", "ldmsjob.turns", "ldmsjob.subscriber"),
+    "aids": (
+        "ldmsjob.credentials",
+        "ldmsjob.ere",
+        "ldmsjob.limitedlog",
+        "ldmsjob.stats",
+        "ldmsjob.subscriber",
+        "ldmsjob.turns",
+    ),
     "hubs": (
         "ldmsjob.fanout",
         "ldmsjob.jobs",
         "ldmsjob.jobservice",
         "ldmsjob.jobsets",
+        "ldmsjob.jobtable",
         "ldmsjob.links",
         "ldmsjob.messages",
         "ldmsjob.users",
@@ -64,7 +72,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "package": frozenset(),
     "values": frozenset({"values"}),
     "events": frozenset({"values"}),
-    "sets": frozenset({"values", "sets"}),
+    "sets": frozenset({"values", "sets", "interfaces"}),
     "wire": frozenset({"values", "wire"}),
     "interfaces": frozenset(),
     "declarations": frozenset({"interfaces"}),
@@ -85,6 +93,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 NO_TWISTED = {"package", "values", "events", "sets", "wire", "interfaces"}
 INTERNET_FOR_HUBS = {
     "twisted.internet.defer",
+    "twisted.internet.error",
     "twisted.internet.interfaces",
     "twisted.internet.threads",
 }
