@@ -47,6 +47,10 @@ class SchemaError(LdmsJobError):
     """A metric set cannot be built like that: a name too long, an unknown type, a bad value."""
 
 
+class SetFull(LdmsJobError):
+    """The heap of a metric set has no room for another list element."""
+
+
 class SetExists(LdmsJobError):
     """A set of that instance name is already registered."""
 
