@@ -1,0 +1,80 @@
+"""The sets that this daemon offers to its peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from ldmsjob.errors import SetExists
+from ldmsjob.sets.metricset import MetricSet
+
+RegistryChange = Literal["added", "removed", "changed"]
+"""``changed``: what the directory says of a set is different now, such as its owner."""
+
+RegistryObserver = Callable[[RegistryChange, MetricSet], None]
+
+
+class SetRegistry:
+    """Sets by instance name; tells observers what changes, synchronously and in order."""
+
+    def __init__(self) -> None:
+        self._sets: dict[str, MetricSet] = {}
+        self._observers: list[RegistryObserver] = []
+
+    def __len__(self) -> int:
+        return len(self._sets)
+
+    def __contains__(self, instance: str) -> bool:
+        return instance in self._sets
+
+    def __iter__(self) -> Iterator[MetricSet]:
+        """All sets in name order, as they were when the iteration began."""
+        sets = self._sets
+        return iter([sets[name] for name in sorted(sets)])
+
+    def names(self) -> list[str]:
+        """The instance names in order."""
+        return sorted(self._sets)
+
+    def get(self, instance: str) -> MetricSet | None:
+        """The set of that name, if it is offered."""
+        return self._sets.get(instance)
+
+    def add(self, metric_set: MetricSet) -> None:
+        """Offer a set to peers. Raises ``SetExists`` when one of its name is offered."""
+        instance = metric_set.instance
+        if instance in self._sets:
+            raise SetExists(f"there is a set {instance} already")
+        self._sets[instance] = metric_set
+        self._tell("added", metric_set)
+
+    def remove(self, instance: str) -> MetricSet | None:
+        """Withdraw a set and return it; None when there is none of that name.
+
+        Whoever holds the set may go on reading it.
+        """
+        metric_set = self._sets.pop(instance, None)
+        if metric_set is not None:
+            self._tell("removed", metric_set)
+        return metric_set
+
+    def changed(self, instance: str) -> None:
+        """Say that what the directory tells of a set has changed; nothing if it is not offered."""
+        metric_set = self._sets.get(instance)
+        if metric_set is not None:
+            self._tell("changed", metric_set)
+
+    def observe(self, observer: RegistryObserver) -> Callable[[], None]:
+        """Call ``observer(change, metric_set)`` after each change, until the returned function is
+        called. A removed set is no longer in the registry then."""
+        self._observers.append(observer)
+
+        def stop() -> None:
+            if observer in self._observers:
+                self._observers.remove(observer)
+
+        return stop
+
+    def _tell(self, change: RegistryChange, metric_set: MetricSet) -> None:
+        for observer in tuple(self._observers):
+            observer(change, metric_set)

@@ -1,0 +1,78 @@
+"""The registry of sets."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ldmsjob.errors import SetExists
+from ldmsjob.sets.metricset import MetricSet
+from ldmsjob.sets.registry import SetRegistry
+from ldmsjob.sets.schema import Schema
+
+SCHEMA = Schema("s")
+
+
+def new_set(name: str) -> MetricSet:
+    """An empty set."""
+    return MetricSet(name, SCHEMA, clock=lambda: 0)
+
+
+class RegistryTests(SynchronousTestCase):
+    """Adding, finding, removing, and who hears of it."""
+
+    def setUp(self) -> None:
+        """A registry with two sets."""
+        self.registry = SetRegistry()
+        self.b, self.a = new_set("b"), new_set("a")
+        self.registry.add(self.b)
+        self.registry.add(self.a)
+
+    def test_finding(self) -> None:
+        """Sets are found by name and listed in name order."""
+        self.assertIs(self.registry.get("b"), self.b)
+        self.assertIsNone(self.registry.get("c"))
+        self.assertEqual(self.registry.names(), ["a", "b"])
+        self.assertEqual(list(self.registry), [self.a, self.b])
+        self.assertEqual(len(self.registry), 2)
+        self.assertIn("a", self.registry)
+        self.assertNotIn("c", self.registry)
+
+    def test_one_set_for_a_name(self) -> None:
+        """A name that is taken is refused, even for the same set, and the first set stays."""
+        self.assertRaises(SetExists, self.registry.add, new_set("a"))
+        self.assertRaises(SetExists, self.registry.add, self.a)
+        self.assertIs(self.registry.get("a"), self.a)
+
+    def test_removing(self) -> None:
+        """A removed set is gone, and its name is free."""
+        self.assertIs(self.registry.remove("a"), self.a)
+        self.assertIsNone(self.registry.remove("a"))
+        self.assertEqual(self.registry.names(), ["b"])
+        self.registry.add(new_set("a"))
+
+    def test_removing_while_iterating(self) -> None:
+        """An iteration goes over the sets that there were when it began."""
+        for metric_set in self.registry:
+            self.registry.remove(metric_set.instance)
+        self.assertEqual(len(self.registry), 0)
+
+    def test_observers(self) -> None:
+        """Observers hear of each change after it was made, until they stop."""
+        heard: list[tuple[str, str, bool]] = []
+        stop = self.registry.observe(
+            lambda change, metric_set: heard.append(
+                (change, metric_set.instance, metric_set.instance in self.registry)
+            )
+        )
+        self.registry.add(new_set("c"))
+        self.registry.changed("c")
+        self.registry.changed("no such set")
+        self.registry.remove("c")
+        self.registry.remove("c")
+        self.assertRaises(SetExists, self.registry.add, self.a)
+        stop()
+        stop()
+        self.registry.remove("a")
+        self.assertEqual(
+            heard, [("added", "c", True), ("changed", "c", True), ("removed", "c", False)]
+        )
