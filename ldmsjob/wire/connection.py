@@ -1,0 +1,512 @@
+"""One LDMS connection without its socket: bytes to events, commands to bytes.
+
+The dialogue (docs/wire.md), seen from the side that connects::
+
+    CONNECT  ->                 what we are, in a connection message
+             <-  ACCEPTED       what the peer is; or REJECTED and a reason
+    ACK_ACCEPTED ->             the link is up: ``LinkUp``
+    AUTH_MSG <->  AUTH_MSG      as the way to authenticate has it: ``AuthReceived``
+    SENDRECV <->  SENDRECV      requests, replies, messages
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+from collections.abc import Callable, Sequence
+
+from ldmsjob.errors import PeerError, PublishError
+from ldmsjob.wire import msg, xprt, zap
+from ldmsjob.wire.buffers import Limits, ReceiveBuffer
+from ldmsjob.wire.events import (
+    UNLIMITED,
+    AnswerSubscribe,
+    AuthReceived,
+    Credential,
+    CreditReturned,
+    Forward,
+    LinkUp,
+    PeerInfo,
+    Publish,
+    Refused,
+    ReturnCredit,
+    SourceAddress,
+    Subscribe,
+    SubscribeAnswered,
+    SubscribeWanted,
+    Unsubscribe,
+    UnsubscribeAnswered,
+    UnsubscribeWanted,
+    WireCommand,
+    WireEvent,
+)
+from ldmsjob.wire.request import RequestReader
+
+_FrameAction = Callable[["LdmsConnection", bytes, int, int, list[WireEvent]], None]
+_RequestAction = Callable[["LdmsConnection", bytes, bytes, int, int, list[WireEvent]], None]
+
+
+class LdmsConnection:
+    """The state of one connection.
+
+    Its owner moves the bytes: it gives to ``receive_data`` what the socket brings, and after each
+    call of any method writes what ``data_to_send`` has. Only the active side calls ``connect``.
+
+    ``receive_data`` and ``authentication_step`` raise nothing for what a peer sends. When the peer
+    breaks the protocol, or one side refuses the other, they set ``error`` and return the events
+    that came before. The owner handles those, writes ``data_to_send`` a last time, and closes.
+
+    The owner must see to it that each ``Message`` gets its credit back exactly once, with
+    ``ReturnCredit``, when it is done with it. Messages that the connection refuses itself never
+    become events; it has returned their credit when their ``Refused`` is reported.
+    """
+
+    def __init__(
+        self,
+        passive: bool,
+        *,
+        auth_name: str,
+        messages_enabled: bool | Callable[[], bool],
+        pid: int,
+        quota: int = UNLIMITED,
+        rate: int = UNLIMITED,
+        rail_gn: int | None = None,
+        peer_source: SourceAddress | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """``passive``: the peer connected to us.
+
+        ``messages_enabled`` tells whether our message service is on; it is asked when a connection
+        message is sent, and once for each ``receive_data``. ``quota`` and ``rate`` are what the
+        peer is asked to keep to. ``rail_gn`` tells apart the connections of one client process; by
+        default it is random. ``peer_source`` is what messages that name no source get as theirs:
+        the address of the peer, or None when it is on this host.
+        """
+        self.peer: PeerInfo | None = None
+        """What the peer said of itself; from ``LinkUp`` on."""
+        self.error: PeerError | None = None
+        """Why the connection is to be closed."""
+        self._auth_name = auth_name
+        self._enabled = messages_enabled
+        self._pid = pid
+        self._quota = quota
+        self._rate = rate
+        self._rail_gn = rail_gn
+        self._peer_source = peer_source
+        self._limits = limits or Limits()
+        self._frames: dict[int, _FrameAction] = _WAIT_CONNECT if passive else _WAIT_ACCEPTED
+        self._frame_limit = min(self._limits.frame_before_authentication, zap.MAX_FRAME)
+        self._paused = False
+        self._buffer = ReceiveBuffer()
+        self._output: list[bytes] = []
+        self._now_us = 0
+        self._enabled_now = False
+        self._reader: msg.MessageReader | None = None  # once the peer is authenticated
+        self._requests = RequestReader(self._limits)
+        self._credit: int | None = None  # that we may still spend; None is without limit
+        self._publish_rc = 0
+        self._publish_text = ""
+        self._number = 0
+        self._xid = 0
+        self._subscribes: dict[bytes, str] = {}  # match of what is not answered, by xid
+        self._unsubscribes: dict[bytes, str] = {}
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How much of the peer's input is kept: unfinished frames, messages and requests."""
+        kept = len(self._buffer) + self._requests.kept_bytes
+        return kept if self._reader is None else kept + self._reader.kept_bytes
+
+    def connect(self) -> None:
+        """Begin, as the active side."""
+        if self._rail_gn is None:
+            self._rail_gn = secrets.randbits(63)
+        self._output.append(zap.connect_frame(self._own_message(self._rail_gn)))
+
+    def data_to_send(self) -> bytes:
+        """What is to be written to the peer now; each byte is handed out once."""
+        output = self._output
+        if not output:
+            return b""
+        data = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        return data
+
+    # Receiving
+
+    def receive_data(self, data: bytes, now_us: int) -> list[WireEvent]:
+        """What ``data`` brings. ``now_us`` is wall-clock microseconds since the epoch.
+
+        ``LinkUp`` and ``AuthReceived`` are the last event of a list: nothing more is parsed until
+        ``authentication_step``. What comes meanwhile is kept, up to a limit, so the owner should
+        read no more from the socket.
+        """
+        events: list[WireEvent] = []
+        if self.error is not None:
+            return events
+        if self._paused:
+            self._buffer.keep(data, 0, 0)
+            if len(self._buffer) > self._limits.paused_bytes:
+                self._fail(PeerError("too much data before the end of authentication"))
+            return events
+        whole = self._buffer.take(data)
+        if whole is not None:
+            self._parse(whole, now_us, events)
+        return events
+
+    def authentication_step(
+        self, send: Sequence[bytes], credential: Credential | None, now_us: int
+    ) -> list[WireEvent]:
+        """Answer ``LinkUp`` or ``AuthReceived``.
+
+        ``send`` are the payloads to send to the peer, in order. With a ``credential`` the peer is
+        authenticated; without one its next authentication message is waited for. Returns what
+        comes out of the input that waited.
+        """
+        if not self._paused:
+            raise RuntimeError("not waiting for a step of authentication")
+        self._paused = False
+        for payload in send:
+            self._send_request(xprt.counted_request(xprt.AUTH_MSG, payload))
+        if credential is not None:
+            self._reader = msg.MessageReader(
+                credential, self._peer_source, self._output, self._limits
+            )
+            self._frames = _OPEN
+            self._frame_limit = zap.MAX_FRAME
+        return self.receive_data(b"", now_us)
+
+    def _parse(self, data: bytes, now_us: int, events: list[WireEvent]) -> None:
+        self._now_us = now_us
+        enabled = self._enabled
+        self._enabled_now = enabled = enabled if isinstance(enabled, bool) else enabled()
+        at, end = 0, len(data)
+        wanted = zap.HEAD_BYTES
+        try:
+            while not self._paused and self.error is None:
+                if enabled and self._reader is not None:
+                    at = self._reader.read_run(data, at, end, now_us, events)
+                if end - at < zap.HEAD_BYTES:
+                    wanted = zap.HEAD_BYTES
+                    break
+                kind, length = zap.read_head(data, at, self._frame_limit)
+                action = self._frames.get(kind)
+                if action is None:
+                    raise PeerError(f"{zap.NAMES[kind]} frame out of place")
+                if end - at < length:
+                    wanted = length
+                    break
+                body = zap.body_at(kind, data, at, length)
+                at, start = at + length, at
+                action(self, data, body if kind in _COUNTED_KINDS else start, at, events)
+        except PeerError as error:
+            self._fail(error)
+        if at < end and self.error is None:
+            self._buffer.keep(data, at, wanted)
+
+    def _fail(self, error: PeerError) -> None:
+        self.error = error
+        self._buffer.clear()
+
+    # Frames
+
+    def _connect_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
+        zap.check_connect(data, at)
+        message = data[at + zap.CONNECT_HEAD.sizeof() : stop]
+        try:
+            peer = xprt.read_connect(message, self._auth_name)
+        except xprt.ConnectionRefused as refusal:
+            self._output.append(zap.rejected_frame(str(refusal)))
+            raise
+        self.peer = peer.peer_info()
+        own = self._own_message(peer.rail_gn)
+        self._output.append(zap.counted_frame(zap.ACCEPTED, own))
+        self._frames = _WAIT_ACK
+
+    def _ack_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
+        if at != stop:
+            raise PeerError("ACK_ACCEPTED frame with data")
+        self._link_up(events)
+
+    def _accepted_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
+        self.peer = xprt.read_accepted(data[at:stop], self._auth_name)
+        self._output.append(zap.counted_frame(zap.ACK_ACCEPTED))
+        self._link_up(events)
+
+    def _rejected_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
+        reason = data[at:stop].partition(b"\0")[0].decode("ascii", "replace")
+        raise PeerError(f"the peer rejected the connection: {reason}")
+
+    def _link_up(self, events: list[WireEvent]) -> None:
+        peer = self.peer
+        assert peer is not None
+        self._credit = None if peer.quota == UNLIMITED else peer.quota
+        if not peer.messages_enabled:
+            self._publish_rc = errno.EOPNOTSUPP
+            self._publish_text = "the peer's message service is off"
+        elif peer.rate != UNLIMITED:
+            self._publish_rc = errno.EOPNOTSUPP
+            self._publish_text = "the peer limits the rate of messages, which is not supported"
+        self._frames = _AUTHENTICATE
+        self._paused = True
+        events.append(LinkUp(peer))
+
+    def _authentication_frame(
+        self, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        _, command = xprt.read_request_head(data, at, stop)
+        if command != xprt.AUTH_MSG:
+            raise PeerError("a request before the end of authentication")
+        payload = xprt.read_counted(data, at, stop)
+        self._paused = True
+        events.append(AuthReceived(payload))
+
+    def _request_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
+        xid, command = xprt.read_request_head(data, at, stop)
+        action = _REQUESTS.get(command)
+        if action is not None:
+            action(self, xid, data, at, stop, events)
+        elif command in _IGNORED:
+            events.append(Refused(_IGNORED[command]))
+        elif xprt.FIRST_REPLY <= command <= xprt.LAST_REPLY:
+            events.append(Refused("unknown_reply"))
+        else:
+            events.append(Refused("unknown_command"))
+
+    def _read_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
+        self._output.append(zap.refuse_read(data, at))
+        events.append(Refused("read"))
+
+    def _write_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
+        self._output.append(zap.refuse_write(data, at))
+        events.append(Refused("write"))
+
+    def _rendezvous_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
+        events.append(Refused("rendezvous"))
+
+    def _late_rejected_frame(
+        self, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        events.append(Refused("rejected"))
+
+    # Requests and replies
+
+    def _message(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        assert self._reader is not None
+        self._reader.read_fragment(data, at, stop, self._enabled_now, self._now_us, events)
+
+    def _credit_returned(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        credit, rc = msg.read_credit(data, at, stop)
+        if self._credit is not None:
+            self._credit += credit
+        if rc == errno.EOPNOTSUPP:
+            self._publish_rc = rc
+            self._publish_text = "the peer's message service is off"
+        events.append(CreditReturned(credit, rc))
+
+    def _subscribe(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        match, is_regex, rate = msg.read_subscription(data, at, stop)
+        if self._may_subscribe(xid, xprt.MSG_SUB_REPLY, match, events):
+            text = match.decode("utf-8", "surrogateescape")
+            events.append(SubscribeWanted(xid, text, is_regex, rate))
+
+    def _unsubscribe(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        match, is_regex, _ = msg.read_subscription(data, at, stop)
+        if self._may_subscribe(xid, xprt.MSG_UNSUB_REPLY, match, events):
+            text = match.decode("utf-8", "surrogateescape")
+            events.append(UnsubscribeWanted(xid, text, is_regex))
+
+    def _may_subscribe(self, xid: bytes, reply: int, match: bytes, events: list[WireEvent]) -> bool:
+        if not self._enabled_now:
+            rc, text, reason = errno.EOPNOTSUPP, "LDMS Message Service disabled", "subscribe_off"
+        elif len(match) > self._limits.match_bytes:
+            rc, text, reason = errno.ENAMETOOLONG, "Match string too long", "subscribe_too_long"
+        else:
+            return True
+        self._send_request(msg.subscription_reply(xid, reply, rc, text))
+        events.append(Refused(reason))
+        return False
+
+    def _subscribe_answered(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        rc, text = msg.read_subscription_reply(data, at, stop)
+        match = self._subscribes.pop(xid, None)
+        events.append(
+            Refused("unknown_reply") if match is None else SubscribeAnswered(match, rc, text)
+        )
+
+    def _unsubscribe_answered(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        rc, text = msg.read_subscription_reply(data, at, stop)
+        match = self._unsubscribes.pop(xid, None)
+        events.append(
+            Refused("unknown_reply") if match is None else UnsubscribeAnswered(match, rc, text)
+        )
+
+    def _daemon_request(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        answer, reason = self._requests.receive(xprt.read_counted(data, at, stop))
+        if answer is not None:
+            self._send_request(xprt.counted_request(xprt.SEND_MSG, answer))
+        if reason is not None:
+            events.append(Refused(reason))
+
+    def _late_authentication(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        raise PeerError("an authentication message after the end of authentication")
+
+    def _directory(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        self._send_request(xprt.dir_error(xid, errno.EOPNOTSUPP))
+        events.append(Refused("dir"))
+
+    def _directory_cancelled(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        self._send_request(xprt.plain_reply(xid, xprt.DIR_CANCEL_REPLY, 0))
+        events.append(Refused("dir_cancel"))
+
+    def _lookup(self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
+        self._send_request(xprt.plain_reply(xid, xprt.LOOKUP_REPLY, errno.ENOENT))
+        events.append(Refused("lookup"))
+
+    def _set_deleted(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        self._send_request(xprt.set_delete_reply(xid, self._now_us))
+        events.append(Refused("set_delete"))
+
+    # Sending
+
+    def can_publish(self, size: int) -> bool:
+        """Whether there is nothing to wait for before sending a message of ``size`` bytes of
+        channel name, NUL and data (its ``credit``).
+
+        False: the peer's quota has no room for it until ``CreditReturned``. True: ``send`` will
+        send it, or raise ``PublishError`` because this peer can never get it.
+        """
+        return self._credit is None or size <= self._credit or self._never(size)
+
+    def _never(self, size: int) -> bool:
+        return bool(self._publish_rc) or (self.peer is not None and size > self.peer.quota)
+
+    def send(self, command: WireCommand, now_us: int) -> None:
+        """Send one command. Only once the peer is authenticated.
+
+        For ``Publish`` and ``Forward`` this raises ``PublishError``, and nothing is sent, with rc
+
+        * 95 when the peer has no message service, or limits its rate,
+        * 90 when the message is too long for a frame or for the peer's whole quota,
+        * 11 when the peer's quota has no room now (see ``can_publish``),
+        * 40 when it came over too many hops already,
+        * 22 when its channel's name cannot be sent; so do ``Subscribe`` and ``Unsubscribe``.
+        """
+        if self._reader is None:
+            raise RuntimeError("the peer is not authenticated")
+        if isinstance(command, ReturnCredit):
+            rc = command.rc
+            self._output.append(
+                b"".join([msg.credit_frame(amount, rc) for amount in command.amounts])
+            )
+        elif isinstance(command, Forward):
+            message = command.message
+            frame = msg.forward_frame(message, now_us)
+            self._spend(len(message.image) - msg.BODY_OVERHEAD)
+            self._output.append(frame)
+        elif isinstance(command, Publish):
+            frame = msg.publish_frame(command, self._number, now_us)
+            self._spend(len(frame) - msg.TAG_AT)
+            self._number += 1
+            self._output.append(frame)
+        elif isinstance(command, (Subscribe, Unsubscribe)):
+            self._xid += 1
+            xid = self._xid.to_bytes(8, "big")
+            self._send_request(msg.subscription_request(command, xid))
+            asked = self._subscribes if isinstance(command, Subscribe) else self._unsubscribes
+            asked[xid] = command.match
+        else:
+            answers = isinstance(command, AnswerSubscribe)
+            code = xprt.MSG_SUB_REPLY if answers else xprt.MSG_UNSUB_REPLY
+            self._send_request(msg.subscription_reply(command.xid, code, command.rc, command.text))
+
+    def _spend(self, size: int) -> None:
+        """Take a message's size off the peer's quota, or say why it cannot be sent."""
+        if self._publish_rc:
+            raise PublishError(self._publish_text, rc=self._publish_rc)
+        if self._credit is None:
+            return
+        if size > self._credit:
+            if self._never(size):
+                text = f"a message of {size} bytes is more than the peer's quota"
+                raise PublishError(text, rc=errno.EMSGSIZE)
+            raise PublishError("the peer's quota is used up", rc=errno.EAGAIN)
+        self._credit -= size
+
+    def _send_request(self, request: bytes) -> None:
+        self._output.append(zap.counted_frame(zap.SENDRECV, request))
+
+    def _own_message(self, rail_gn: int) -> bytes:
+        enabled = self._enabled if isinstance(self._enabled, bool) else self._enabled()
+        own = xprt.ConnectionMessage(
+            self._auth_name, self._rate, self._quota, self._pid, rail_gn, enabled
+        )
+        return own.encode()
+
+
+# What is legal when, and what it does. Any other kind of frame ends the connection.
+
+_WAIT_CONNECT: dict[int, _FrameAction] = {zap.CONNECT: LdmsConnection._connect_frame}
+_WAIT_ACK: dict[int, _FrameAction] = {zap.ACK_ACCEPTED: LdmsConnection._ack_frame}
+_WAIT_ACCEPTED: dict[int, _FrameAction] = {
+    zap.ACCEPTED: LdmsConnection._accepted_frame,
+    zap.REJECTED: LdmsConnection._rejected_frame,
+}
+_AUTHENTICATE: dict[int, _FrameAction] = {zap.SENDRECV: LdmsConnection._authentication_frame}
+_OPEN: dict[int, _FrameAction] = {
+    zap.SENDRECV: LdmsConnection._request_frame,
+    zap.RENDEZVOUS: LdmsConnection._rendezvous_frame,
+    zap.READ_REQ: LdmsConnection._read_frame,
+    zap.WRITE_REQ: LdmsConnection._write_frame,
+    zap.REJECTED: LdmsConnection._late_rejected_frame,
+}
+_COUNTED_KINDS = frozenset((zap.SENDRECV, zap.ACCEPTED, zap.REJECTED, zap.ACK_ACCEPTED))
+"""Frames whose data, and not whose head, is what an action gets."""
+
+_REQUESTS: dict[int, _RequestAction] = {
+    xprt.DIR: LdmsConnection._directory,
+    xprt.DIR_CANCEL: LdmsConnection._directory_cancelled,
+    xprt.LOOKUP: LdmsConnection._lookup,
+    xprt.SEND_MSG: LdmsConnection._daemon_request,
+    xprt.AUTH_MSG: LdmsConnection._late_authentication,
+    xprt.SET_DELETE: LdmsConnection._set_deleted,
+    xprt.SEND_QUOTA: LdmsConnection._credit_returned,
+    xprt.MSG: LdmsConnection._message,
+    xprt.MSG_SUB: LdmsConnection._subscribe,
+    xprt.MSG_UNSUB: LdmsConnection._unsubscribe,
+    xprt.MSG_SUB_REPLY: LdmsConnection._subscribe_answered,
+    xprt.MSG_UNSUB_REPLY: LdmsConnection._unsubscribe_answered,
+}
+_IGNORED = {
+    xprt.REQ_NOTIFY: "notify",
+    xprt.CANCEL_NOTIFY: "cancel_notify",
+    xprt.CANCEL_PUSH: "cancel_push",
+    xprt.QGROUP_ASK: "quota_group",
+    xprt.QGROUP_DONATE: "quota_group",
+    xprt.QGROUP_DONATE_BACK: "quota_group",
+    xprt.QUOTA_RECONFIG: "quota_reconfig",
+    xprt.RATE_RECONFIG: "rate_reconfig",
+}
+"""Requests that have no answer in the protocol, and what they are counted as."""
