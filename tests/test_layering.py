@@ -51,6 +51,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ldmsjob.contexts",
         "ldmsjob.daemon",
         "ldmsjob.instances",
+        "ldmsjob.interpreter",
         "ldmsjob.loader",
         "ldmsjob.logformat",
         "ldmsjob.sampling",
@@ -83,9 +84,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "samplers": PLUGIN_MAY | {"samplers"},
     "drop-ins": frozenset({"declarations", "interfaces"}),
     "daemon": BELOW_HUBS | {"hubs", "drop-ins", "daemon"},
-    "testing": BELOW_HUBS | {"hubs", "daemon", "transports"},
-    "replay": BELOW_HUBS | {"transports"},
-    "tap": EVERYTHING - {"tools", "testing", "replay"},
+    "testing": BELOW_HUBS | {"hubs", "daemon", "transports", "replay"},
+    "replay": BELOW_HUBS,
+    "tap": EVERYTHING,
     "tools": EVERYTHING,
 }
 """Layers of ours whose modules each layer may import while it runs."""
