@@ -327,7 +327,7 @@ class ILinkSite(Interface):
         """All that one read brought, in order. Never before ``link_opened``."""
 
     def link_drained(link: ILink) -> None:
-        """So much was buffered for the peer that ``can_publish`` was False; now it has been sent."""
+        """So much was buffered for the peer that ``can_publish`` was False. Now it has gone out."""
 
     def link_closed(link: ILink, reason: Failure) -> None:
         """Gone. Called once for each link that was opened, and for none that was not."""
@@ -390,6 +390,8 @@ class AuthStep:
 
 class IAuthenticator(IConfigurable):
     """A way to authenticate. Makes one conversation per link."""
+
+    name: str = Attribute("What both sides must call it in their connection messages: 'none'.")
 
     def begin(*, passive: bool, local_address: str, peer_address: str) -> IAuthentication:
         """A conversation. ``passive``: the peer connected to us."""
