@@ -1,0 +1,403 @@
+"""A link over any byte stream of Twisted: what the transports sock and memory have in common.
+
+The protocol here moves bytes between a transport and an ``LdmsConnection``, runs the authentication
+conversation, and tells an ``ILinkSite`` what happens. It knows nothing of sockets or the daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ldmsjob.errors import AuthFailed, PeerError
+from ldmsjob.interfaces import AuthStep, IAuthenticator, ILink, ILinkSite, LinkSettings
+from ldmsjob.wire.connection import LdmsConnection
+from ldmsjob.wire.events import AuthReceived, Forward, LinkUp, SourceAddress, WireCommand, WireEvent
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from ldmsjob.wire.events import Credential, PeerInfo
+
+HANDSHAKE_SECONDS = 10.0
+"""How long a connection may take to become a link."""
+
+CLOSE_SECONDS = 5.0
+"""How long what is buffered may take to go out when we close."""
+
+OUTPUT_LIMIT_BYTES = 64 * 1024 * 1024
+"""A peer that lets more than this wait for it loses its link."""
+
+BATCH_BYTES = 256 * 1024
+"""What collects for one link during a read is written early beyond this."""
+
+
+class Outbox:
+    """Links that have something to write, collected while one read is dealt with.
+
+    Inside ``with outbox:`` each link writes once, at the end; outside, each ``send`` writes. Links
+    that serve one another, such as those of one daemon, share an outbox.
+    """
+
+    __slots__ = ("_depth", "_links")
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._links: dict[LinkProtocol, None] = {}
+
+    @property
+    def collecting(self) -> bool:
+        """Whether links wait with writing."""
+        return self._depth > 0
+
+    def add(self, link: LinkProtocol) -> None:
+        """Have ``link`` write at the end of the block."""
+        self._links[link] = None
+
+    def __enter__(self) -> Outbox:
+        """Begin, or nest in, a block."""
+        self._depth += 1
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """End the block; the outermost one has the links write."""
+        self._depth -= 1
+        while self._links and not self._depth:
+            links, self._links = self._links, {}
+            for link in links:
+                link.flush()
+
+
+class PlainStream:
+    """How a link treats its transport; other kinds of transport know more to do."""
+
+    def made(self, transport: Any) -> str:
+        """The connection is there: set it up. Returns our own address, for authenticators."""
+        return ""
+
+    def read(self, transport: Any) -> None:
+        """A read has been dealt with."""
+
+    def write(self, transport: Any, data: bytes) -> None:
+        """Write all of ``data`` behind what was written before."""
+        transport.write(data)
+
+
+@implementer(ILink, IPushProducer)
+class LinkProtocol(Protocol):
+    """One LDMS connection of ours.
+
+    ``passive``: the peer connected to us. ``opened`` fires with the link when it is open, or fails
+    with the reason that it is not. ``on_settled`` is called once when either is decided.
+    ``peer_source`` is the address that is put into messages of the peer that name none.
+
+    What the peer does not read collects in the transport. While it is more than the transport's
+    high-water mark, ``can_publish`` is False; a peer for whom ``output_limit_bytes`` collect
+    nevertheless, in answers to what it asks for, loses its link. Reading goes on meanwhile: two
+    peers that each waited for the other to read would wait for ever.
+    """
+
+    log = Logger(namespace="ldmsd")
+
+    def __init__(
+        self,
+        *,
+        passive: bool,
+        site: ILinkSite,
+        authenticator: IAuthenticator,
+        settings: LinkSettings,
+        clock: IReactorTime,
+        outbox: Outbox,
+        stream: PlainStream,
+        peer_address: str,
+        peer_source: SourceAddress | None = None,
+        opened: Deferred[ILink] | None = None,
+        on_settled: Callable[[], None] = lambda: None,
+        wall_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        handshake_seconds: float = HANDSHAKE_SECONDS,
+        close_seconds: float = CLOSE_SECONDS,
+        output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
+    ) -> None:
+        self.peer_address = peer_address
+        self.peer: PeerInfo = cast("PeerInfo", None)
+        self.credential: Credential = cast("Credential", None)
+        self._passive = passive
+        self._site = site
+        self._authenticator = authenticator
+        self._clock = clock
+        self._outbox = outbox
+        self._stream = stream
+        self._opened = opened
+        self._on_settled = on_settled
+        self._wall_clock_us = wall_clock_us
+        self._handshake_seconds = handshake_seconds
+        self._close_seconds = close_seconds
+        self._output_limit_bytes = output_limit_bytes
+        self._connection = LdmsConnection(
+            passive,
+            auth_name=authenticator.name,
+            messages_enabled=settings.messages_enabled,
+            quota=settings.quota,
+            rate=settings.rx_rate,
+            pid=os.getpid(),
+            peer_source=peer_source,
+        )
+        self._authentication: Any = None
+        self._is_open = False
+        self._closing = False
+        self._lost = False
+        self._reason: Exception | None = None
+        self._refusal = ""
+        self._deadline: IDelayedCall | None = None
+        self._choked = False
+        self._unsent = 0
+        self._batched = 0
+        self._reading_paused: set[str] = set()
+
+    # Protocol
+
+    def connectionMade(self) -> None:
+        """Begin the handshake and its deadline."""
+        transport = self._twisted
+        local_address = self._stream.made(transport)
+        transport.registerProducer(self, True)
+        self._deadline = self._clock.callLater(self._handshake_seconds, self._too_late)
+        self._authentication = self._authenticator.begin(
+            passive=self._passive,
+            local_address=local_address,
+            peer_address=self.peer_address,
+        )
+        if not self._passive:
+            self._connection.connect()
+            self.flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Deal with one read: events to the site, then one write per link."""
+        if self._closing:
+            return
+        with self._outbox:
+            events = self._connection.receive_data(data, self._wall_clock_us())
+            self._outbox.add(self)
+            self._take(events)
+        if not self._closing:
+            self._stream.read(self._twisted)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell the site, once."""
+        self._lost = True
+        self._closing = True
+        self._cancel_deadline()
+        if self._reason is not None:
+            reason = Failure(self._reason)
+        if self._is_open:
+            self._is_open = False
+            self._site.link_closed(self, reason)
+            return
+        if self._reason is None:
+            clean = reason.check(ConnectionDone)
+            why = "closed by the peer" if clean else reason.getErrorMessage()
+            reason = Failure(PeerError(f"the connection was lost in the handshake: {why}"))
+            self._refusal = "handshake lost"
+        self._site.link_refused(self.peer_address, f"{self._refusal}: {reason.getErrorMessage()}")
+        self._answer_opener(reason)
+
+    # ILink
+
+    def can_publish(self, size: int) -> bool:
+        """Whether the peer takes a message of that size now."""
+        return not self._choked and self._connection.can_publish(size)
+
+    def send(self, command: WireCommand) -> None:
+        """Send it: at once, or with all else that the read being dealt with brings."""
+        if self._closing:
+            return
+        self._connection.send(command, self._wall_clock_us())
+        if not self._outbox.collecting:
+            self.flush()
+            return
+        self._outbox.add(self)
+        if type(command) is Forward:
+            self._batched += command.message.credit
+            if self._batched >= BATCH_BYTES:
+                # A long queue may empty itself in one read. Stop where the transport chokes.
+                self.flush()
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+        self._pause("owner")
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._resume("owner")
+
+    def close(self) -> None:
+        """Send what is buffered, then close; at once when that takes too long."""
+        if self._closing:
+            return
+        self._leave(None)
+
+    def abort(self, reason: str) -> None:
+        """Close at once."""
+        if not self._lost:
+            self._reason = self._reason or PeerError(reason)
+            self._refusal = self._refusal or "aborted"
+            self._closing = True
+            self._twisted.abortConnection()
+
+    # IPushProducer: the transport tells what it has buffered
+
+    def pauseProducing(self) -> None:
+        """The transport has buffered much: publish no more to this peer."""
+        self._choked = True
+
+    def resumeProducing(self) -> None:
+        """The transport has sent all."""
+        self._choked = False
+        self._unsent = 0
+        if self._is_open and not self._closing:
+            with self._outbox:
+                self._site.link_drained(self)
+
+    def stopProducing(self) -> None:
+        """The transport has gone; ``connectionLost`` follows."""
+
+    # Writing
+
+    @property
+    def _twisted(self) -> Any:
+        """The transport; its many interfaces are Twisted's."""
+        return self.transport
+
+    def flush(self) -> None:
+        """Write what the connection has to send."""
+        self._batched = 0
+        data = self._connection.data_to_send()
+        if not data or self._lost:
+            return
+        self._stream.write(self._twisted, data)
+        if self._choked:
+            self._unsent += len(data)
+            if self._unsent > self._output_limit_bytes and not self._closing:
+                self.abort(f"does not read: more than {self._output_limit_bytes} bytes wait for it")
+
+    def _leave(self, reason: Exception | None) -> None:
+        """Close politely, with a deadline."""
+        self._closing = True
+        self._reason = self._reason or reason
+        self.flush()
+        self._cancel_deadline()
+        self._twisted.unregisterProducer()
+        self._twisted.loseConnection()
+        if not self._lost:
+            self._deadline = self._clock.callLater(
+                self._close_seconds, self._twisted.abortConnection
+            )
+
+    # Reading
+
+    def _pause(self, why: str) -> None:
+        if not self._reading_paused and not self._closing:
+            self._twisted.pauseProducing()
+        self._reading_paused.add(why)
+
+    def _resume(self, why: str) -> None:
+        self._reading_paused.discard(why)
+        if not self._reading_paused and not self._closing:
+            self._twisted.resumeProducing()
+
+    def _take(self, events: Sequence[WireEvent]) -> None:
+        """Deal with the events, then with an error that stands behind them."""
+        while events and not self._is_open:
+            # The connection reports one event at a time until it is authenticated.
+            event = events[0]
+            step: AuthStep | Deferred[AuthStep]
+            try:
+                if isinstance(event, LinkUp):
+                    self.peer = event.peer
+                    step = self._authentication.first()
+                else:
+                    step = self._authentication.received(cast(AuthReceived, event).payload)
+            except Exception:
+                self._authentication_failed(Failure())
+                return
+            if isinstance(step, Deferred):
+                self._await(step)
+                return
+            events = self._step(step)
+            if self._closing:
+                return
+        if events:
+            self._site.link_events(self, events)
+        error = self._connection.error
+        if error is not None and not self._closing:
+            self._refusal = "handshake"
+            self._leave(PeerError(f"protocol error: {error}") if self._is_open else error)
+
+    # Authentication
+
+    def _step(self, step: AuthStep) -> Sequence[WireEvent]:
+        """Do what the conversation says; with a credential the link is open."""
+        credential = step.credential
+        if credential is not None:
+            self.credential = credential
+        events = self._connection.authentication_step(step.send, credential, self._wall_clock_us())
+        self._outbox.add(self)
+        if credential is not None:
+            self._is_open = True
+            self._cancel_deadline()
+            self._site.link_opened(self)
+            self._answer_opener(self)
+        return events
+
+    def _await(self, step: Deferred[AuthStep]) -> None:
+        """The verdict takes time: read nothing until it is there."""
+        self._pause("authentication")
+        step.addCallbacks(self._stepped, self._authentication_failed)
+        step.addErrback(self._broken)
+
+    def _stepped(self, step: AuthStep) -> None:
+        if self._closing:
+            return
+        self._resume("authentication")
+        with self._outbox:
+            self._take(self._step(step))
+
+    def _authentication_failed(self, failure: Failure) -> None:
+        if self._closing:
+            return
+        if failure.check(AuthFailed):
+            self._refusal = "authentication"
+            self._leave(cast(Exception, failure.value))
+        else:
+            self._broken(failure)
+
+    def _broken(self, failure: Failure) -> None:
+        """A defect of ours, or of an authenticator: costs this link only."""
+        self.log.failure("link with {peer} failed", failure, peer=self.peer_address)
+        self.abort("internal error")
+
+    def _answer_opener(self, result: Any) -> None:
+        self._on_settled()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.callback(result)
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        self._refusal = "handshake timeout"
+        self.abort(f"not done after {self._handshake_seconds:g} s")
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
