@@ -1,0 +1,230 @@
+"""The daemon's side of its links: counts them, and hands what they bring to the message hub."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.error import ConnectionDone
+from twisted.logger import Logger, LogLevel
+from zope.interface import implementer
+
+from ldmsjob.errors import PeerError
+from ldmsjob.interfaces import ILink, ILinkSite
+from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.wire.events import (
+    AnswerSubscribe,
+    AnswerUnsubscribe,
+    CreditReturned,
+    Message,
+    Refused,
+    ReturnCredit,
+    SubscribeAnswered,
+    SubscribeWanted,
+    UnsubscribeAnswered,
+    UnsubscribeWanted,
+    WireEvent,
+)
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
+
+    from ldmsjob.interfaces import IStats
+    from ldmsjob.messages import MessageHub
+    from ldmsjob.turns import Turn
+
+PATIENCE_SECONDS = 1.0
+"""How often subscribers for whom messages wait are looked at. One that takes nothing between two
+looks loses what waits: it holds its publishers up for at most twice this time. That is less than
+the 5 s after which a Slurm notifier gives up on its acknowledgement."""
+
+
+@implementer(ILinkSite)
+class LinkSite:
+    """Owns the open links of a daemon, whatever transport they came over.
+
+    Credit for the messages of a read goes back when the turn is over, after what was put off to
+    the turn's end (files): to the publisher it says that the message has been dealt with.
+
+    Counters: ``opened``, ``closed``, ``messages``, ``message_bytes``, ``refused_off``,
+    ``not_opened.<reason>``, ``closed.<reason>``, ``refused.<reason>``.
+    """
+
+    log = Logger(namespace="ldmsd")
+
+    def __init__(
+        self,
+        hub: MessageHub,
+        stats: IStats,
+        turn: Turn,
+        clock: IReactorTime,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._hub = hub
+        self._stats = stats
+        self._turn = turn
+        self._clock = clock
+        self._patience_seconds = patience_seconds
+        self._links: dict[ILink, None] = {}
+        self._patience: IDelayedCall | None = None
+        self._limited = LimitedLog(self.log, now=clock.seconds)
+        self._calls: dict[type[Any], Callable[[ILink, Any], None]] = {
+            SubscribeWanted: self._subscribe_wanted,
+            UnsubscribeWanted: self._unsubscribe_wanted,
+            SubscribeAnswered: self._answered,
+            UnsubscribeAnswered: self._answered,
+            CreditReturned: self._credit_returned,
+            Refused: self._refused,
+        }
+        hub.watch_waiting(self._arm)
+
+    @property
+    def links(self) -> Sequence[ILink]:
+        """The open links, oldest first."""
+        return tuple(self._links)
+
+    def close(self) -> None:
+        """Close all links politely, for the daemon's end."""
+        for link in self.links:
+            link.close()
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    # ILinkSite
+
+    def link_opened(self, link: ILink) -> None:
+        """Keep it until it closes."""
+        self._links[link] = None
+        self._stats.add("opened")
+
+    def link_events(self, link: ILink, events: Sequence[WireEvent]) -> None:
+        """Deal with all that one read brought, in one turn."""
+        credits: list[int] = []
+        refused: list[int] = []
+        hub = self._hub
+        with self._turn:
+            for event in events:
+                if type(event) is Message:
+                    if not hub.enabled:
+                        refused.append(event.credit)
+                    elif hub.deliver(event, link):
+                        credits.append(event.credit)
+                else:
+                    self._calls[type(event)](link, event)
+            self._count(events)
+        if credits:
+            link.send(ReturnCredit(credits))
+        if refused:
+            self._stats.add("refused_off", len(refused))
+            link.send(ReturnCredit(refused, rc=errno.EOPNOTSUPP))
+
+    def link_drained(self, link: ILink) -> None:
+        """Send it what waits for it."""
+        with self._turn:
+            self._hub.link_has_room(link)
+
+    def link_closed(self, link: ILink, reason: Failure) -> None:
+        """Forget it; its subscriptions end with it."""
+        self._links.pop(link, None)
+        self._stats.add("closed")
+        with self._turn:
+            self._hub.forget_link(link)
+        if reason.check(ConnectionDone):
+            return
+        text = reason.getErrorMessage()
+        word = _word(text) if reason.check(PeerError) else type(reason.value).__name__
+        self._stats.add(f"closed.{word}")
+        self._limited.emit(
+            f"closed {word}",
+            LogLevel.warn if reason.check(PeerError) else LogLevel.info,
+            "link with {peer} closed: {reason}",
+            peer=link.peer_address,
+            reason=text,
+        )
+
+    def link_refused(self, peer_address: str, reason: str) -> None:
+        """Count and log a connection that never became a link.
+
+        The part of ``reason`` in front of a colon is what is counted; the rest is for people.
+        """
+        word = _word(reason)
+        self._stats.add(f"not_opened.{word}")
+        self._limited.warn(
+            f"not opened {word}",
+            "connection with {peer} not accepted: {reason}",
+            peer=peer_address,
+            reason=reason,
+        )
+
+    # Wire events
+
+    def _count(self, events: Sequence[WireEvent]) -> None:
+        sizes = [event.credit for event in events if type(event) is Message]
+        if sizes:
+            self._stats.add("messages", len(sizes))
+            self._stats.add("message_bytes", sum(sizes))
+
+    def _subscribe_wanted(self, link: ILink, event: SubscribeWanted) -> None:
+        rc, text = self._hub.subscribe_link(link, event.match, event.is_regex, event.rate)
+        if rc:
+            self._stats.add("subscriptions_refused")
+            self._limited.warn(
+                f"subscription {rc}",
+                "subscription of {peer} to {match} refused: {text}",
+                peer=link.peer_address,
+                match=event.match,
+                text=text,
+            )
+        link.send(AnswerSubscribe(event.xid, rc, text))
+
+    def _unsubscribe_wanted(self, link: ILink, event: UnsubscribeWanted) -> None:
+        rc, text = self._hub.unsubscribe_link(link, event.match)
+        link.send(AnswerUnsubscribe(event.xid, rc, text))
+
+    def _answered(self, link: ILink, event: SubscribeAnswered | UnsubscribeAnswered) -> None:
+        if event.rc or event.text != "OK":
+            self._stats.add("answers_failed")
+            self._limited.warn(
+                "answer",
+                "{peer} refused a subscription to {match}: {text} (error {rc})",
+                peer=link.peer_address,
+                match=event.match,
+                text=event.text,
+                rc=event.rc,
+            )
+
+    def _credit_returned(self, link: ILink, event: CreditReturned) -> None:
+        if event.rc:
+            self._stats.add("peer_refuses_messages")
+        self._hub.link_has_room(link)
+
+    def _refused(self, link: ILink, event: Refused) -> None:
+        self._stats.add(f"refused.{event.reason}")
+        self._limited.info(
+            f"refused {event.reason}",
+            "refused a request of {peer}: {reason}",
+            peer=link.peer_address,
+            reason=event.reason,
+        )
+
+    # Patience
+
+    def _arm(self) -> None:
+        if self._patience is None:
+            self._patience = self._clock.callLater(self._patience_seconds, self._look)
+
+    def _look(self) -> None:
+        self._patience = None
+        with self._turn:
+            self._hub.drop_stuck()
+        if self._hub.waiting:
+            self._arm()
+
+
+def _word(reason: str) -> str:
+    """The part of a reason that is counted: ours, so there are few."""
+    return reason.partition(":")[0]
