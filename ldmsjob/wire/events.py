@@ -84,8 +84,9 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     def body(self) -> bytes:
         """The data without the trailing NUL that C publishers add to text."""
         image = self.image
-        end = len(image) - 1 if image.endswith(b"\0") else len(image)
-        return image[self.body_offset : end] if end > self.body_offset else b""
+        if image and not image[-1]:
+            return image[self.body_offset : -1]
+        return image[self.body_offset :]
 
 
 # What a connection reports
