@@ -1,0 +1,117 @@
+"""Readings at an interval."""
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from ldmsjob.sampling import MAX_FAILURES, Sampling
+from ldmsjob.stats import Stats
+
+
+class SamplingTests(SynchronousTestCase):
+    """``Sampling`` on a clock of its own."""
+
+    def setUp(self):
+        """A clock that stands at 1000.25 s."""
+        self.clock = Clock()
+        self.clock.advance(1000.25)
+        self.times = []
+        self.stats = Stats()
+        self.gave_up = 0
+        self.events = []
+
+    def sampling(self, interval_us, offset_us=0, sample=None):
+        """A started one, stopped at the test's end."""
+
+        def give_up():
+            self.gave_up += 1
+
+        result = Sampling(
+            self.clock,
+            interval_us,
+            offset_us,
+            sample or self.times.append,
+            stats=self.stats,
+            log=Logger(observer=self.events.append),
+            gave_up=give_up,
+        )
+        result.start()
+        self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
+        self.addCleanup(result.stop)
+        return result
+
+    def test_aligned(self):
+        """Ticks fall on multiples of the interval since the epoch, plus the offset."""
+        self.sampling(1_000_000)
+        self.clock.pump([0.5, 0.25, 1, 1])
+        self.assertEqual(self.times, [1001.0, 1002.0, 1003.0])
+
+    def test_offset(self):
+        """May be negative."""
+        self.sampling(1_000_000, -100_000)
+        self.clock.pump([0.7, 0.3, 0.7])
+        self.assertEqual(self.times, [1000.9, 1001.9])
+
+    def test_missed_ticks_are_counted(self):
+        """What came and went while the daemon was busy is not made up for."""
+        self.sampling(1_000_000)
+        self.clock.advance(3.0)
+        self.clock.advance(1.0)
+        self.assertEqual(self.times, [1001.0, 1004.0])
+        self.assertEqual(self.stats.get("skipped"), 2)
+
+    def test_slow_reading_skips(self):
+        """While a Deferred has not fired there are no further readings."""
+        results = [Deferred(), None]
+
+        def sample(now):
+            self.times.append(now)
+            return results.pop(0)
+
+        slow = results[0]
+        self.sampling(1_000_000, sample=sample)
+        self.clock.pump([0.75, 1, 1])
+        self.assertEqual(self.times, [1001.0])
+        self.assertEqual(self.stats.get("skipped"), 2)
+        slow.callback(None)
+        self.clock.advance(1)
+        self.assertEqual(self.times, [1001.0, 1004.0])
+
+    def test_failing_readings_are_given_up(self):
+        """After so many failures in a row, raised or from a Deferred; one success counts anew."""
+        behaviour = [ValueError] * (MAX_FAILURES - 1) + [None] + [ValueError] * MAX_FAILURES
+
+        def sample(now):
+            kind = behaviour.pop(0)
+            if kind is not None:
+                if len(behaviour) % 2:
+                    raise kind("no")
+                result = Deferred()
+                result.errback(kind("no"))
+                return result
+
+        self.sampling(1_000_000, sample=sample)
+        self.clock.pump([0.75] + [1] * (2 * MAX_FAILURES + 3))
+        self.assertEqual(self.gave_up, 1)
+        self.assertEqual(behaviour, [])
+        self.assertEqual(self.stats.get("sample_failures"), 2 * MAX_FAILURES - 1)
+        self.assertIn("stopped", self.events[-1]["log_format"])
+
+    def test_clock_set_back(self):
+        """The next tick is at the next multiple of the time that it is now."""
+        self.sampling(1_000_000)
+        self.clock.advance(0.75)
+        self.clock.rightNow = 500.5
+        for call in self.clock.getDelayedCalls():
+            call.reset(0)
+        self.clock.pump([0, 0.5, 1])
+        self.assertEqual(self.times[-2:], [501.0, 502.0])
+
+    def test_stop(self):
+        """No tick after it; it may be called again."""
+        sampling = self.sampling(1_000_000)
+        sampling.stop()
+        sampling.stop()
+        self.clock.advance(5)
+        self.assertEqual(self.times, [])
