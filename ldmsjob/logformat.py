@@ -7,6 +7,7 @@ nine blanks for its level. See docs/operating.md, Log.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -33,6 +34,19 @@ LOGGERS = (
 )
 """The loggers of the daemon itself. Plugin instances have ``jobmgr.<plugin>.<instance>`` and
 ``sampler.<plugin>.<instance>``; their levels may be set before they are loaded."""
+
+_LOGGER_OF_MODULE = {
+    "ldmsjob": "ldmsd",
+    "ldmsjob.commands": "config",
+    "ldmsjob.interpreter": "config",
+    "ldmsjob.messages": "ldms.msg",
+    "ldmsjob.links": "xprt.ldms",
+    "ldmsjob.transports": "xprt.zap",
+    "ldmsjob.transports.sock": "xprt.zap.sock",
+    "ldmsjob.jobservice": "jobmgr",
+    "twisted": "ldmsd",
+    "log_legacy": "ldmsd",
+}
 
 _ORDER = (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical)
 _NAMES = {
@@ -61,6 +75,21 @@ _PRIORITIES = {
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 LevelSet = frozenset[Any]
+
+
+@functools.lru_cache(maxsize=1024)
+def logger_name(namespace: str) -> str:
+    """The name that a ``twisted.logger`` namespace has in log lines.
+
+    A logger that is a class attribute has its class's dotted name for a namespace, whatever it was
+    given; ours and Twisted's then get the name of the part of C's daemon that does their work.
+    """
+    prefix = namespace
+    while prefix:
+        if prefix in _LOGGER_OF_MODULE:
+            return _LOGGER_OF_MODULE[prefix]
+        prefix = prefix.rpartition(".")[0]
+    return namespace
 
 
 def parse_level(text: str) -> LevelSet | None:
@@ -177,7 +206,7 @@ class LineObserver:
     def __call__(self, event: LogEvent) -> None:
         """Write the event if its logger lets it through."""
         level = event.get("log_level", LogLevel.info)
-        logger = event.get("log_namespace", "ldmsd")
+        logger = logger_name(event.get("log_namespace", "ldmsd"))
         always = event.get("always", False)
         if not always and level not in self.levels.of(logger):
             return

@@ -9,7 +9,14 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import ConfigError
-from ldmsjob.logformat import LevelLogger, Levels, LineObserver, parse_level, stamp_from
+from ldmsjob.logformat import (
+    LevelLogger,
+    Levels,
+    LineObserver,
+    logger_name,
+    parse_level,
+    stamp_from,
+)
 
 
 class LevelTests(SynchronousTestCase):
@@ -81,6 +88,18 @@ class LineTests(SynchronousTestCase):
             "    ERROR: config: a 1\n CRITICAL: config: c\n  WARNING: config: d\n"
             "         : config: e\n",
         )
+
+    def test_names_of_loggers(self):
+        """Loggers of classes have the name of the part of C's daemon that does their work."""
+        for namespace, expected in (
+            ("ldmsjob.interpreter.Interpreter", "config"),
+            ("ldmsjob.transports.sock.SockLink", "xprt.zap.sock"),
+            ("ldmsjob.daemon.Daemon", "ldmsd"),
+            ("twisted.internet.base", "ldmsd"),
+            ("jobmgr.jobmgr_slurm.a", "jobmgr.jobmgr_slurm.a"),
+            ("my_plugin.it", "my_plugin.it"),
+        ):
+            self.assertEqual(logger_name(namespace), expected)
 
     def test_level_is_looked_at(self):
         """A logger that is off writes nothing but its ALWAYS lines."""
