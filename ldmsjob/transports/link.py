@@ -208,6 +208,7 @@ class LinkProtocol(Protocol):
             why = "closed by the peer" if clean else reason.getErrorMessage()
             reason = Failure(PeerError(f"the connection was lost in the handshake: {why}"))
             self._refusal = "handshake lost"
+        self._on_settled()
         self._site.link_refused(self.peer_address, f"{self._refusal}: {reason.getErrorMessage()}")
         self._answer_opener(reason)
 
@@ -355,6 +356,7 @@ class LinkProtocol(Protocol):
         if credential is not None:
             self._is_open = True
             self._cancel_deadline()
+            self._on_settled()
             self._site.link_opened(self)
             self._answer_opener(self)
         return events
@@ -387,9 +389,8 @@ class LinkProtocol(Protocol):
         self.abort("internal error")
 
     def _answer_opener(self, result: Any) -> None:
-        self._on_settled()
         opened, self._opened = self._opened, None
-        if opened is not None:
+        if opened is not None and not opened.called:
             opened.callback(result)
 
     def _too_late(self) -> None:

@@ -1,0 +1,399 @@
+"""The transport ``sock``, over the loopback interface."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from twisted.internet.error import ConnectError
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+from zope.interface.verify import verifyObject
+
+from ldmsjob.errors import ConfigError, PeerError
+from ldmsjob.interfaces import IListener, ITransport, LinkSettings
+from ldmsjob.transports import sock
+from ldmsjob.transports.auth_none import NoneAuthenticator
+from ldmsjob.wire.events import MAX_MESSAGE_BYTES, Publish, ReturnCredit, SourceAddress
+from tests.fake_sites import FakeSite
+
+SETTINGS = LinkSettings(messages_enabled=lambda: True)
+
+
+def make_transport(**limits: Any) -> sock.SockTransport:
+    """A transport of its own on the real reactor."""
+    return sock.SockTransport(SimpleNamespace(clock=reactor), **limits)
+
+
+class WaitingSite(FakeSite):
+    """A site on whose calls a test can wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: list[tuple[Any, Deferred[None]]] = []
+
+    def until(self, condition: Any) -> Deferred[None]:
+        """Fires when the condition holds after some call."""
+        done: Deferred[None] = Deferred()
+        self._waiting.append((condition, done))
+        self._look()
+        return done
+
+    def _look(self) -> None:
+        ready = [entry for entry in self._waiting if entry[0]()]
+        self._waiting = [entry for entry in self._waiting if entry not in ready]
+        for _, done in ready:
+            done.callback(None)
+
+    def link_opened(self, link: Any) -> None:
+        """Remember it."""
+        super().link_opened(link)
+        self._look()
+
+    def link_events(self, link: Any, events: Any) -> None:
+        """Remember them."""
+        super().link_events(link, events)
+        self._look()
+
+    def link_closed(self, link: Any, reason: Any) -> None:
+        """Remember it."""
+        super().link_closed(link, reason)
+        self._look()
+
+    def link_refused(self, peer_address: str, reason: str) -> None:
+        """Remember it."""
+        super().link_refused(peer_address, reason)
+        self._look()
+
+
+class SockTestCase(TestCase):
+    """A listener's site and a client's."""
+
+    timeout = 20
+
+    def setUp(self) -> None:
+        """Make the sites."""
+        self.server, self.client = WaitingSite(), WaitingSite()
+        self.transport = make_transport()
+
+    def listen(self, host: str | None = "127.0.0.1", **limits: Any) -> Any:
+        """A listener on a free port, which ends with the test, and so do its links."""
+        transport = make_transport(**limits)
+        listener = transport.listen(host, 0, self.server, NoneAuthenticator(), SETTINGS)
+        listener.service.privilegedStartService()
+        listener.service.startService()
+        self.addCleanup(self.end_links)
+        self.addCleanup(listener.service.stopService)
+        return listener
+
+    @inlineCallbacks
+    def end_links(self) -> Iterator[Deferred[Any]]:
+        """Close what is open and wait until it is closed."""
+        for site in (self.client, self.server):
+            for link in site.links:
+                link.abort("end of test")
+        for site in (self.client, self.server):
+            yield site.until(lambda site=site: len(site.closed) == len(site.links))
+
+    def connect(self, port: int, host: str = "127.0.0.1") -> Deferred[Any]:
+        """A link of the client's site."""
+        return self.transport.connect(host, port, self.client, NoneAuthenticator(), SETTINGS)
+
+
+class LinkTests(SockTestCase):
+    """Links over TCP."""
+
+    @inlineCallbacks
+    def test_messages_both_ways(self) -> Iterator[Deferred[Any]]:
+        """A link opens at both ends and carries messages and credit both ways."""
+        listener = self.listen()
+        link = yield self.connect(listener.port)
+        yield self.server.until(lambda: self.server.links)
+        link.send(Publish("c", b"up\0"))
+        self.server.links[0].send(Publish("c", b"down\0"))
+        yield self.server.until(lambda: self.server.bodies)
+        yield self.client.until(lambda: self.client.bodies)
+        self.assertEqual((self.server.bodies, self.client.bodies), ([b"up"], [b"down"]))
+        self.assertRegex(self.server.links[0].peer_address, r"^127\.0\.0\.1:\d+$")
+        self.assertEqual(link.peer_address, f"127.0.0.1:{listener.port}")
+
+    @inlineCallbacks
+    def test_large_messages(self) -> Iterator[Deferred[Any]]:
+        """The largest message goes over whole, also when several go in one turn."""
+        listener = self.listen()
+        link = yield self.connect(listener.port)
+        data = b"x" * (MAX_MESSAGE_BYTES - 3) + b"\0"
+        for _ in range(5):
+            link.send(Publish("c", data))
+        yield self.server.until(lambda: len(self.server.bodies) == 5)
+        self.assertEqual({len(body) for body in self.server.bodies}, {len(data) - 1})
+
+    @inlineCallbacks
+    def test_socket_options(self) -> Iterator[Deferred[Any]]:
+        """Both ends send without delay and probe idle peers as the C library does."""
+        listener = self.listen()
+        link = yield self.connect(listener.port)
+        yield self.server.until(lambda: self.server.links)
+        for end in (link, self.server.links[0]):
+            handle = end.transport.getHandle()
+            for level, option, expected in (
+                (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+                (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+                (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+                (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+                (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+            ):
+                self.assertEqual(handle.getsockopt(level, option), expected, option)
+
+    @inlineCallbacks
+    def test_acknowledges_each_read_at_once(self) -> Iterator[Deferred[Any]]:
+        """After every read the kernel is asked again not to delay the acknowledgement."""
+        reads: list[Any] = []
+        original = sock.TcpStream.read
+        self.patch(sock.TcpStream, "read", lambda stream, t: (reads.append(t), original(stream, t)))
+        listener = self.listen()
+        link = yield self.connect(listener.port)
+        yield self.server.until(lambda: self.server.links)
+        server_end = self.server.links[0].transport
+        before = reads.count(server_end)
+        self.assertGreaterEqual(before, 2)
+        link.send(Publish("c", b"1\0"))
+        yield self.server.until(lambda: self.server.bodies)
+        self.server.links[0].send(ReturnCredit([4]))
+        yield self.client.until(lambda: self.client.events)
+        self.assertGreater(reads.count(server_end), before)
+
+    @inlineCallbacks
+    def test_closed_by_the_peer(self) -> Iterator[Deferred[Any]]:
+        """Each side hears once that the link has closed."""
+        listener = self.listen()
+        link = yield self.connect(listener.port)
+        yield self.server.until(lambda: self.server.links)
+        link.send(Publish("c", b"last\0"))
+        link.close()
+        yield self.server.until(lambda: self.server.closed)
+        yield self.client.until(lambda: self.client.closed)
+        self.assertEqual(self.server.calls, ["opened", "events", "closed"])
+        self.assertEqual(self.client.calls, ["opened", "closed"])
+
+    @inlineCallbacks
+    def test_too_many_that_do_not_authenticate(self) -> Iterator[Deferred[Any]]:
+        """Beyond the cap a new connection is closed at once; a link that opened does not count."""
+        listener = self.listen(max_unopened=1)
+        yield self.connect(listener.port)
+        yield self.server.until(lambda: self.server.links)
+        silent = socket.create_connection(("127.0.0.1", listener.port))
+        self.addCleanup(silent.close)
+        with self.assertRaises(PeerError):
+            yield self.connect(listener.port)
+        yield self.server.until(lambda: self.server.refused)
+        self.assertTrue(self.server.refused[0][1].startswith("too many: "))
+        silent.close()
+        yield self.server.until(lambda: len(self.server.refused) == 2)
+        yield self.connect(listener.port)
+
+
+class ListenTests(SockTestCase):
+    """Where a listener listens."""
+
+    @inlineCallbacks
+    def test_without_host(self) -> Iterator[Deferred[Any]]:
+        """Without a host one listener takes IPv4 and IPv6; IPv4 peers are shown as such."""
+        listener = self.listen(None)
+        yield self.connect(listener.port, "127.0.0.1")
+        yield self.server.until(lambda: len(self.server.links) == 1)
+        self.assertRegex(self.server.links[0].peer_address, r"^127\.0\.0\.1:\d+$")
+        if not has_ipv6():
+            raise SkipTest("this machine has no IPv6")
+        yield self.connect(listener.port, "::1")
+        yield self.server.until(lambda: len(self.server.links) == 2)
+        self.assertRegex(self.server.links[1].peer_address, r"^\[::1\]:\d+$")
+
+    @inlineCallbacks
+    def test_without_ipv6(self) -> Iterator[Deferred[Any]]:
+        """On a machine without IPv6 a listener without host takes IPv4."""
+        real = socket.socket
+
+        def without_ipv6(family: int, *arguments: Any) -> socket.socket:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "no IPv6 here")
+            return real(family, *arguments)
+
+        self.patch(sock, "socket", SimpleNamespace(**{**vars(socket), "socket": without_ipv6}))
+        listener = self.listen(None)
+        link = yield self.connect(listener.port)
+        self.assertEqual(link.peer_address, f"127.0.0.1:{listener.port}")
+
+    def test_port_is_known_after_binding(self) -> None:
+        """Port 0 becomes the real port when the service starts."""
+        listener = self.transport.listen("localhost", 0, self.server, NoneAuthenticator(), SETTINGS)
+        verifyObject(IListener, listener)
+        self.assertEqual(listener.port, 0)
+        listener.service.privilegedStartService()
+        self.addCleanup(listener.service.stopService)
+        self.assertGreater(listener.port, 0)
+        port = listener.port
+        listener.service.startService()
+        self.assertEqual(listener.port, port)
+
+    def test_port_in_use(self) -> None:
+        """A port that is taken is the user's mistake: rc 7, the endpoint and a hint."""
+        taken = self.listen()
+        listener = self.transport.listen(
+            "127.0.0.1", taken.port, self.server, NoneAuthenticator(), SETTINGS
+        )
+        error = self.assertRaises(ConfigError, listener.service.privilegedStartService)
+        self.assertEqual(error.rc, 7)
+        self.assertIn(f"sock 127.0.0.1:{taken.port}", str(error))
+        self.assertIn("ss -ltnp", error.hint)
+
+    def test_unknown_host(self) -> None:
+        """A host that does not resolve is named."""
+        listener = self.transport.listen(
+            "no-such-host.invalid", 0, self.server, NoneAuthenticator(), SETTINGS
+        )
+        error = self.assertRaises(ConfigError, listener.service.privilegedStartService)
+        self.assertIn("no-such-host.invalid", str(error))
+
+
+class ConnectTests(SockTestCase):
+    """Connections that come to nothing."""
+
+    @inlineCallbacks
+    def test_refused(self) -> Iterator[Deferred[Any]]:
+        """Where nobody listens the Deferred fails, and the site hears nothing."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            with self.assertRaises(ConnectError):
+                yield self.connect(free.getsockname()[1])
+        self.assertEqual(self.client.calls, [])
+        self.assertEqual(self.transport.unopened, 0)
+
+    @inlineCallbacks
+    def test_rejected(self) -> Iterator[Deferred[Any]]:
+        """A peer that wants another authentication says so; the reason is in the failure."""
+        listener = self.listen()
+        other = NoneAuthenticator()
+        other.name = "munge"  # type: ignore[misc]
+        with self.assertRaises(PeerError) as caught:
+            yield self.transport.connect("127.0.0.1", listener.port, self.client, other, SETTINGS)
+        self.assertIn("Auth mismatch", str(caught.exception))
+        self.assertEqual(self.client.calls, ["refused"])
+
+    @inlineCallbacks
+    def test_given_up(self) -> Iterator[Deferred[Any]]:
+        """Cancelling during the handshake drops the connection."""
+        silent = Factory.forProtocol(Protocol)
+        port = reactor.listenTCP(0, silent, interface="127.0.0.1")  # type: ignore[attr-defined]
+        self.addCleanup(port.stopListening)
+        connecting = self.connect(port.getHost().port)
+        yield wait_until(lambda: self.transport.unopened == 1)
+        connecting.cancel()
+        yield self.assertFailure(connecting, CancelledError)
+        yield self.client.until(lambda: self.client.refused)
+        self.assertEqual(self.client.calls, ["refused"])
+        self.assertEqual(self.transport.unopened, 0)
+
+
+class AddressTests(SynchronousTestCase):
+    """How addresses are shown and passed on."""
+
+    def test_interface(self) -> None:
+        """The transport is one."""
+        verifyObject(ITransport, make_transport())
+
+    def test_text(self) -> None:
+        """IPv6 in brackets; IPv4 in its IPv6 form is IPv4."""
+        for host, expected in (
+            ("10.0.0.7", "10.0.0.7:411"),
+            ("::ffff:10.0.0.7", "10.0.0.7:411"),
+            ("fe80::1", "[fe80::1]:411"),
+        ):
+            self.assertEqual(sock.address_text(host, 411), expected)
+
+    def test_source(self) -> None:
+        """The source of a peer's messages: its address, and none for this host."""
+        four = SourceAddress(2, 411, bytes([10, 0, 0, 7]) + bytes(12))
+        six = SourceAddress(10, 411, bytes([0xFE, 0x80]) + bytes(13) + b"\1")
+        for host, expected in (
+            ("10.0.0.7", four),
+            ("::ffff:10.0.0.7", four),
+            ("fe80::1%eth0", six),
+            ("127.0.0.3", None),
+            ("::1", None),
+            ("::ffff:127.0.0.1", None),
+        ):
+            self.assertEqual(sock.source_address(host, 411), expected, host)
+
+
+class WriteTests(SynchronousTestCase):
+    """Writing without waiting for the reactor."""
+
+    def test_other_transports_are_written_to(self) -> None:
+        """A transport that is not Twisted's own TCP one gets a plain write."""
+        transport = StringTransport()
+        sock.TcpStream().write(transport, b"data")
+        self.assertEqual(transport.value(), b"data")
+
+    def test_what_the_socket_does_not_take_is_written(self) -> None:
+        """What one try does not send is handed to the transport, in order; so is an error."""
+        for taken, written in ((0, b"data"), (3, b"a"), (4, b""), (OSError(), b"data")):
+            transport = object.__new__(sock.tcp.Server)
+            out: list[bytes] = []
+            transport.__dict__.update(
+                dataBuffer=b"",
+                _tempDataBuffer=[],
+                connected=True,
+                disconnecting=False,
+                _aborting=False,
+                writeSomeData=lambda data, taken=taken: taken,
+                write=out.append,
+            )
+            sock.TcpStream().write(transport, b"data")
+            self.assertEqual(b"".join(out), written)
+
+    def test_order_is_kept(self) -> None:
+        """While something waits to be written, more is queued behind it."""
+        transport = object.__new__(sock.tcp.Server)
+        out: list[bytes] = []
+        transport.__dict__.update(
+            dataBuffer=b"",
+            _tempDataBuffer=[b"first"],
+            connected=True,
+            disconnecting=False,
+            _aborting=False,
+            writeSomeData=lambda data: self.fail("overtakes"),
+            write=out.append,
+        )
+        sock.TcpStream().write(transport, b"second")
+        self.assertEqual(out, [b"second"])
+
+
+def has_ipv6() -> bool:
+    """Whether the loopback interface has IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def wait_until(condition: Any) -> Deferred[None]:
+    """Fires when the condition holds, looked at in every turn of the reactor."""
+    done: Deferred[None] = Deferred()
+
+    def look() -> None:
+        if condition():
+            done.callback(None)
+        else:
+            reactor.callLater(0, look)  # type: ignore[attr-defined]
+
+    look()
+    return done
