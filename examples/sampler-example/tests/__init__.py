@@ -1,0 +1,1 @@
+"""Tests of the example; run them with ``python -m twisted.trial tests``."""
