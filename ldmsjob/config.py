@@ -179,8 +179,11 @@ def expand(value: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """``did you mean 'x'?`` for the known word nearest to this one, or ``""``."""
-    words = difflib.get_close_matches(word, list(known), 1, 0.6)
-    return f"did you mean '{words[0]}'?" if words else ""
+    words = difflib.get_close_matches(word, list(known), 3, 0.6)
+    if not words:
+        return ""
+    swapped = [one for one in words if sorted(one) == sorted(word)]
+    return f"did you mean '{(swapped or words)[0]}'?"
 
 
 # --------------------------------------------------------------------------------------------

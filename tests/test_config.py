@@ -180,3 +180,7 @@ class ValueTests(SynchronousTestCase):
         """The nearest known word, or nothing when none is near."""
         self.assertEqual(nearest("intervall", ["interval", "offset"]), "did you mean 'interval'?")
         self.assertEqual(nearest("zzz", ["interval"]), "")
+
+    def test_nearest_by_swapped_letters(self):
+        """Of several that are as near, the one with the same letters."""
+        self.assertEqual(nearest("prot", ["xprt", "port"]), "did you mean 'port'?")
