@@ -57,9 +57,10 @@ class Loader:
                 continue
             for value in list(namespace.values()):
                 if IPlugin.providedBy(value) and IPluginFactory.providedBy(value):
-                    self._add(value, path)
+                    self.add(value, path)
 
-    def _add(self, factory: Any, path: str) -> None:
+    def add(self, factory: Any, path: str) -> None:
+        """Make a factory known; ``path`` says where it is from. Raises ``ConfigError`` rc 17."""
         for kind, interfaces in KINDS:
             if any(interface.providedBy(factory) for interface in interfaces):
                 known, known_path = self._found[kind].setdefault(factory.name, (factory, path))

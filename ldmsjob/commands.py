@@ -1,0 +1,516 @@
+"""The commands of the configuration language: a table of verbs, and what each one does.
+
+``OPTIONS`` is the same for the command line: each option says what a command says.
+"""
+
+from __future__ import annotations
+
+import errno
+import getopt
+import shlex
+from collections.abc import Callable, Iterable, MutableMapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
+
+from twisted.logger import Logger
+
+from ldmsjob.config import (
+    Command,
+    command,
+    expand,
+    nearest,
+    parse_boolean,
+    parse_integer,
+    parse_size,
+    parse_time,
+)
+from ldmsjob.errors import ConfigError
+from ldmsjob.logformat import parse_level
+
+if TYPE_CHECKING:
+    from ldmsjob.interpreter import Interpreter
+
+DEFAULT_PORT = "411"
+UNLIMITED = "-1"
+
+_NOT_YET = """
+advertise advertiser_add advertiser_del advertiser_start advertiser_stop auth_del banner
+bridge_add bridge_del bridge_start bridge_stop cfg_cntr daemon daemon_exit daemon_status
+default_quota dump_cfg exit failover_config failover_mod failover_peercfg_start
+failover_peercfg_stop failover_start failover_status failover_stop greeting log_status
+logrotate metric_sets_default_authz msg_client_stats msg_stats oneshot plugn_sets plugn_status
+prdcr_add prdcr_del prdcr_hint_tree prdcr_listen_add prdcr_listen_del prdcr_listen_start
+prdcr_listen_status prdcr_listen_stop prdcr_set_status prdcr_start prdcr_start_regex
+prdcr_stats prdcr_status prdcr_stop prdcr_stop_regex prdcr_stream_status prdcr_subscribe
+prdcr_unsubscribe profiling profiling_disable profiling_enable publish_kernel qgroup_config
+qgroup_info qgroup_member_add qgroup_member_del qgroup_start qgroup_stop set_sec_mod set_stats
+setgroup_add setgroup_del setgroup_ins setgroup_mod setgroup_rm smplrp_add smplrp_del
+smplrp_start smplrp_stop stats_reset storage_queue storage_threads store_time_stats
+stream_client_dump stream_disable stream_enable stream_publish stream_status strgp_add
+strgp_del strgp_metric_add strgp_metric_del strgp_prdcr_add strgp_prdcr_del strgp_start
+strgp_status strgp_stop subscribe tenant_add tenant_del tenant_status thread_stats udata
+udata_regex unsubscribe update_time_stats updtr_add updtr_del updtr_match_add updtr_match_del
+updtr_match_list updtr_prdcr_add updtr_prdcr_del updtr_start updtr_status updtr_stop updtr_task
+usage version worker_threads xprt_stats
+"""
+
+NOT_YET = frozenset(_NOT_YET.split())
+"""Commands of the C daemon that this one does not have."""
+
+
+class Arguments:
+    """What a verb's function reads: values with their variables replaced.
+
+    ``unset`` gathers the names of variables that were asked for and are not set.
+    """
+
+    def __init__(self, source: Command, environ: MutableMapping[str, str] | None) -> None:
+        self.source = source
+        self.where = source.where
+        self.unset: list[str] = []
+        self._environ = environ
+        self._values = dict(source.attributes)
+
+    def _expand(self, value: str) -> str:
+        if self._environ is None:
+            return value
+        result, unset = expand(value, self._environ)
+        self.unset += unset
+        return result
+
+    @overload
+    def get(self, name: str) -> str | None: ...
+
+    @overload
+    def get(self, name: str, default: str) -> str: ...
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """The value, or ``default`` when the attribute is absent."""
+        return self[name] if name in self._values else default
+
+    def __getitem__(self, name: str) -> str:
+        value = self._values[name]
+        if value is None:
+            raise ConfigError(f"the attribute '{name}' needs a value", hint=f"{name}=…")
+        return self._expand(value)
+
+    @property
+    def text(self) -> str:
+        """Everything behind the verb."""
+        return self._expand(self.source.text)
+
+    def pairs(self, *without: str) -> dict[str, str | None]:
+        """All attributes but those named; keywords have the value None."""
+        return {
+            name: None if value is None else self._expand(value)
+            for name, value in self._values.items()
+            if name not in without
+        }
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command. ``any_attribute``: further attributes are for a plugin, or free names."""
+
+    name: str
+    run: Callable[[Interpreter, Arguments], None]
+    help: str
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    priority: bool = False
+    any_attribute: bool = False
+    whole_text: bool = False
+    """It reads its text itself."""
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Required and optional ones."""
+        return self.required + self.optional
+
+
+def find_verb(one: Command) -> Verb:
+    """The verb of a command, if its attributes may stand there. Raises ``ConfigError``."""
+    verb = VERBS.get(one.verb)
+    if verb is None:
+        raise _unknown_verb(one.verb)
+    if verb.whole_text:
+        return verb
+    if one.fault:
+        raise ConfigError(one.fault)
+    given = [name for name, _ in one.attributes]
+    if not verb.any_attribute:
+        for name in given:
+            if name not in verb.attributes:
+                raise _misplaced(verb, name)
+    for name in verb.required:
+        if name not in given:
+            raise ConfigError(
+                f"the attribute '{name}' is required by '{verb.name}'", hint=_usage(verb)
+            )
+    return verb
+
+
+def _usage(verb: Verb) -> str:
+    """How to write a command: ``load name=… [plugin=…]``."""
+    parts = [verb.name, *(f"{name}=…" for name in verb.required)]
+    parts += [f"[{name}=…]" for name in verb.optional]
+    return " ".join(parts)
+
+
+def _unknown_verb(word: str) -> ConfigError:
+    if word in NOT_YET:
+        return ConfigError(
+            f"'{word}' is a command of the C daemon that ldmsjob does not have yet",
+            rc=errno.ENOSYS,
+            hint="remove the line, or leave its task to a C ldmsd",
+        )
+    hint = nearest(word, VERBS) or nearest(word.lower(), VERBS)
+    if not hint and "=" in word:
+        hint = "a line begins with a command; is a backslash missing at the end of the line before?"
+    return ConfigError(
+        f"unknown command '{word}'", rc=errno.ENOSYS, hint=hint or f"there are: {_verb_names()}"
+    )
+
+
+def _verb_names() -> str:
+    return ", ".join(sorted({verb.name for verb in VERBS.values()}))
+
+
+def _misplaced(verb: Verb, name: str) -> ConfigError:
+    hint = nearest(name, verb.attributes)
+    if not hint:
+        known = ", ".join(verb.attributes)
+        hint = f"it has: {known}" if known else "it has none"
+        if verb.name in ("load", "start", "jobmgr_start"):
+            hint += "; attributes of a plugin belong to its 'config' line"
+        else:
+            others = [other for other in _TABLE if name in other.attributes and other is not verb]
+            if others:
+                hint += f"; '{name}' belongs to '{others[0].name}'"
+    return ConfigError(f"'{verb.name}' has no attribute '{name}'", hint=hint)
+
+
+# --------------------------------------------------------------------------------------------
+# What the verbs do
+
+
+def _listen(interpreter: Interpreter, arguments: Arguments) -> None:
+    interpreter.daemon.listen(
+        arguments["xprt"],
+        arguments.get("host") or None,
+        parse_integer("port", arguments.get("port", DEFAULT_PORT), 1, 65535),
+        auth=arguments.get("auth") or None,
+        quota=parse_integer("quota", arguments.get("quota", UNLIMITED), -1),
+        rx_rate=parse_integer("rx_rate", arguments.get("rx_rate", UNLIMITED), -1),
+        where=arguments.where,
+    )
+
+
+def _load(interpreter: Interpreter, arguments: Arguments) -> None:
+    name = arguments["name"]
+    interpreter.daemon.load(name, arguments.get("plugin") or name)
+
+
+def _config(interpreter: Interpreter, arguments: Arguments) -> None:
+    instance = interpreter.daemon.instance(arguments["name"])
+    instance.configure(arguments.pairs("name", "exclusive_thread"), arguments.where)
+
+
+def _start(interpreter: Interpreter, arguments: Arguments) -> None:
+    sampler = interpreter.daemon.sampler(arguments["name"])
+    sampler.check_samplable()
+    interval = parse_time("interval", arguments["interval"])
+    if interval <= 0:
+        raise ConfigError(f"interval '{arguments['interval']}' invalid", hint="it must be positive")
+    offset = 0
+    offset_text = arguments.get("offset")
+    if offset_text is not None:
+        offset = parse_time("offset", offset_text)
+        if interval < 10 or interval < 2 * abs(offset):
+            raise ConfigError(
+                f"offset '{offset_text}' is incompatible with interval '{arguments['interval']}'",
+                hint="the interval must be at least 10 us and twice the offset",
+            )
+    if arguments.get("exclusive_thread") not in (None, "0"):
+        interpreter.log.info("exclusive_thread has no effect: everything runs on one thread")
+    sampler.request_sampling(interval, offset)
+
+
+def _stop(interpreter: Interpreter, arguments: Arguments) -> None:
+    interpreter.daemon.sampler(arguments["name"]).request_stop()
+
+
+def _term(interpreter: Interpreter, arguments: Arguments) -> None:
+    interpreter.daemon.terminate(arguments["name"])
+
+
+def _jobmgr_start(interpreter: Interpreter, arguments: Arguments) -> None:
+    instance = interpreter.daemon.job_manager(arguments["name"])
+    if not interpreter.daemon.hub.enabled:
+        raise ConfigError(
+            f"jobmgr {instance.name} start error: {errno.EOPNOTSUPP}: messages are not enabled",
+            rc=errno.EOPNOTSUPP,
+            hint="put the line 'msg_enable' into the configuration",
+        )
+    instance.request_start(arguments.where)
+
+
+def _jobmgr_stop(interpreter: Interpreter, arguments: Arguments) -> None:
+    interpreter.daemon.job_manager(arguments["name"]).request_stop()
+
+
+def _msg_enable(interpreter: Interpreter, arguments: Arguments) -> None:
+    interpreter.daemon.hub.enable()
+
+
+def _msg_disable(interpreter: Interpreter, arguments: Arguments) -> None:
+    interpreter.daemon.hub.disable()
+
+
+def _env(interpreter: Interpreter, arguments: Arguments) -> None:
+    pairs = arguments.pairs()
+    if not pairs:
+        raise ConfigError("'env' sets no variable", hint="env NAME=VALUE …")
+    for name, value in pairs.items():
+        if value is None:
+            raise ConfigError(f"'{name}' has no value", hint=f"env {name}=VALUE")
+    # In order, so that a later one may refer to an earlier one of the same line.
+    for name in pairs:
+        interpreter.environ[name] = arguments[name]
+
+
+def _include(interpreter: Interpreter, arguments: Arguments) -> None:
+    interpreter.include(arguments["path"], arguments.where)
+
+
+def _log_level(interpreter: Interpreter, arguments: Arguments) -> None:
+    levels = parse_level(arguments["level"])
+    name, regex = arguments.get("name"), arguments.get("regex")
+    if name is not None and regex is not None:
+        raise ConfigError("'log_level' takes a name or a regex, not both")
+    known = interpreter.daemon.levels
+    if name is not None:
+        known.set_named(name, levels)
+    elif regex is not None:
+        known.set_matching(regex, levels)
+    elif interpreter.daemon.set_once("log_level", arguments["level"], arguments.where):
+        known.set_default(levels)
+    if parse_boolean("test", arguments.get("test") or "false"):
+        for write in ("debug", "info", "warn", "error", "critical"):
+            getattr(Logger(namespace=name or "ldmsd"), write)("TEST {word}", word=write)
+
+
+def _log_file(interpreter: Interpreter, arguments: Arguments) -> None:
+    if interpreter.daemon.set_once("log_file", arguments["path"], arguments.where):
+        interpreter.daemon.use_log_file(arguments["path"])
+
+
+def _daemon_name(interpreter: Interpreter, arguments: Arguments) -> None:
+    if interpreter.daemon.set_once("daemon_name", arguments["name"], arguments.where):
+        interpreter.daemon.use_name(arguments["name"])
+
+
+def _pid_file(interpreter: Interpreter, arguments: Arguments) -> None:
+    if interpreter.daemon.set_once("pid_file", arguments["path"], arguments.where):
+        interpreter.daemon.pid_file = arguments["path"]
+
+
+def _set_memory(interpreter: Interpreter, arguments: Arguments) -> None:
+    parse_size("size", arguments["size"])
+    if interpreter.daemon.set_once("set_memory", arguments["size"], arguments.where):
+        interpreter.log.info("set_memory has no effect: sets take the memory that they need")
+
+
+def _default_auth(interpreter: Interpreter, arguments: Arguments) -> None:
+    options = arguments.pairs("plugin")
+    if interpreter.daemon.set_once("default_auth", arguments["plugin"], arguments.where):
+        interpreter.daemon.use_default_auth(arguments["plugin"], options)
+
+
+def _auth_add(interpreter: Interpreter, arguments: Arguments) -> None:
+    name = arguments["name"]
+    plugin = arguments.get("plugin") or name
+    interpreter.daemon.add_auth(name, plugin, arguments.pairs("name", "plugin"))
+
+
+def _option(interpreter: Interpreter, arguments: Arguments) -> None:
+    try:
+        given, rest = getopt.gnu_getopt(
+            shlex.split(arguments.text),
+            "".join(letter + ":" * flag.argument for letter, flag in OPTIONS.items()),
+            [flag.name + "=" * flag.argument for flag in OPTIONS.values() if flag.name],
+        )
+    except getopt.GetoptError as error:
+        raise ConfigError(f"option: {error.msg}", rc=errno.ENOENT) from None
+    except ValueError as error:
+        raise ConfigError(f"option: {error}") from None
+    if rest:
+        raise ConfigError(f"option: '{rest[0]}' is not an option", rc=errno.ENOENT)
+    long_names = {f"--{flag.name}": letter for letter, flag in OPTIONS.items() if flag.name}
+    pairs = [(long_names.get(word) or word[1:], value) for word, value in given]
+    for letter, _ in pairs:
+        if OPTIONS[letter].command_line_only:
+            raise ConfigError(f"-{letter} cannot be set by 'option'", hint="use the command line")
+    for one in commands_of(pairs, arguments.where):
+        interpreter.execute(one)
+
+
+_TABLE = (
+    Verb("msg_enable", _msg_enable, "Switch the message service on.", priority=True),
+    Verb("msg_disable", _msg_disable, "Switch the message service off.", priority=True),
+    Verb(
+        "listen",
+        _listen,
+        "Accept connections of peers.",
+        required=("xprt",),
+        optional=("port", "host", "auth", "quota", "rx_rate"),
+        priority=True,
+    ),
+    Verb("load", _load, "Make an instance of a plugin.", ("name",), ("plugin",)),
+    Verb(
+        "config",
+        _config,
+        "Configure a plugin instance; see 'ldmsjob plugins NAME' for its attributes.",
+        required=("name",),
+        any_attribute=True,
+    ),
+    Verb(
+        "start",
+        _start,
+        "Let a sampler take readings at an interval.",
+        ("name", "interval"),
+        ("offset", "exclusive_thread"),
+    ),
+    Verb("stop", _stop, "Let a sampler take no more readings.", ("name",)),
+    Verb("term", _term, "Remove a plugin instance that is stopped.", ("name",)),
+    Verb("jobmgr_start", _jobmgr_start, "Start a job manager.", ("name",)),
+    Verb("jobmgr_stop", _jobmgr_stop, "Stop a job manager; its jobs stay.", ("name",)),
+    Verb("env", _env, "Set environment variables.", priority=True, any_attribute=True),
+    Verb("include", _include, "Run the commands of another file.", ("path",), priority=True),
+    Verb(
+        "log_level",
+        _log_level,
+        "Choose which log lines are written.",
+        required=("level",),
+        optional=("name", "regex", "test"),
+        aliases=("loglevel",),
+        priority=True,
+    ),
+    Verb("log_file", _log_file, "Write the log to a file or to syslog.", ("path",), priority=True),
+    Verb("daemon_name", _daemon_name, "First part of set names.", ("name",), priority=True),
+    Verb("pid_file", _pid_file, "Write the process id to a file.", ("path",), priority=True),
+    Verb(
+        "default_auth",
+        _default_auth,
+        "How peers authenticate where a listener names nothing.",
+        required=("plugin",),
+        priority=True,
+        any_attribute=True,
+    ),
+    Verb(
+        "auth_add",
+        _auth_add,
+        "Name a way to authenticate, for the attribute 'auth' of 'listen'.",
+        required=("name",),
+        optional=("plugin",),
+        priority=True,
+        any_attribute=True,
+    ),
+    Verb(
+        "set_memory",
+        _set_memory,
+        "Accepted and without effect: there is no memory pool.",
+        required=("size",),
+        aliases=("memory",),
+        priority=True,
+    ),
+    Verb("option", _option, "Options as on the command line.", priority=True, whole_text=True),
+)
+
+VERBS = {word: verb for verb in _TABLE for word in (verb.name, *verb.aliases)}
+"""All verbs by name and alias."""
+
+
+# --------------------------------------------------------------------------------------------
+# Command-line options
+
+
+@dataclass(frozen=True)
+class Option:
+    """A command-line option: what it is called and the command that says the same."""
+
+    name: str
+    help: str
+    verb: str = ""
+    attribute: str = ""
+    argument: bool = True
+    command_line_only: bool = False
+    removed: str = ""
+    """Set for an option that C once had: what to do instead."""
+
+
+OPTIONS = {
+    "x": Option("xprt", "Listen: XPRT:PORT[:HOST]. May be repeated.", command_line_only=True),
+    "c": Option("config", "Configuration file. May be repeated.", command_line_only=True),
+    "a": Option("default_auth", "Authentication plugin.", "default_auth", "plugin"),
+    "A": Option("default_auth_args", "NAME=VALUE for it. May be repeated."),
+    "m": Option("set_memory", "Accepted and without effect.", "set_memory", "size"),
+    "n": Option("daemon_name", "First part of set names.", "daemon_name", "name"),
+    "r": Option("pid_file", "Write the process id to this file.", "pid_file", "path"),
+    "l": Option("log_file", "Log file, or 'syslog'; standard output.", "log_file", "path"),
+    "v": Option("log_level", "Least level of log lines; ERROR.", "log_level", "level"),
+    "V": Option("", "Print the version and exit.", argument=False, command_line_only=True),
+    "u": Option("", "Print the usage of a plugin, or 'all', and exit.", command_line_only=True),
+    "F": Option("", "Accepted and without effect.", argument=False, command_line_only=True),
+    "y": Option("", "", removed="YAML files are not read; write a configuration file, -c FILE"),
+    "L": Option("", "", removed="there is no log of commands; use -v INFO"),
+    "P": Option("", "", removed="use the command 'worker_threads' of a C ldmsd; not needed here"),
+    "k": Option("", "", removed="use the command 'publish_kernel' of a C ldmsd; not needed here"),
+    "s": Option("", "", removed="there is no replacement"),
+    "B": Option("", "", removed="use the command 'banner' of a C ldmsd; not needed here"),
+    "C": Option("", "", removed="use the attribute 'quota' of the command 'listen'"),
+}
+"""The options of ``twistd ldmsjob`` by letter: C's, where it has one."""
+
+
+def commands_of(pairs: Iterable[tuple[str, str]], where: str) -> list[Command]:
+    """The commands that say the same as these options (letter and value), in order.
+
+    ``where`` is where they stand, for messages. Raises ``ConfigError``.
+    """
+    result = []
+    auth: dict[str, str | None] = {}
+    auth_place = f"{where} -A"
+    for letter, value in pairs:
+        option = OPTIONS[letter]
+        place = f"{where} -{letter}"
+        if option.removed:
+            raise ConfigError(
+                f"the option -{letter} does not exist any more", where=place, hint=option.removed
+            )
+        if letter == "A":
+            name, equals, text = value.partition("=")
+            if not name or not equals:
+                raise ConfigError(f"-A '{value}' invalid", where=place, hint="-A NAME=VALUE")
+            auth[name] = text
+        elif letter == "a":
+            auth_place = place
+            auth["plugin"] = value
+        elif letter == "x":
+            result.append(_listen_option(value, place))
+        elif option.verb:
+            result.append(command(option.verb, {option.attribute: value}, place))
+    if auth:
+        result.append(command("default_auth", {"plugin": "none", **auth}, auth_place))
+    return result
+
+
+def _listen_option(value: str, where: str) -> Command:
+    xprt, *rest = value.split(":", 2)
+    if not xprt or not rest:
+        raise ConfigError(f"Bad xprt format '{value}'", where=where, hint="-x XPRT:PORT[:HOST]")
+    attributes: dict[str, str | None] = {"xprt": xprt, "port": rest[0]}
+    if len(rest) == 2:
+        attributes["host"] = rest[1]
+    return command("listen", attributes, where)

@@ -1,0 +1,426 @@
+"""The daemon: a tree of services, built by commands.
+
+Its life: make a ``Daemon``, let an ``Interpreter`` read the configuration, then start it as any
+Twisted service. Job managers start first, then samplers; listeners accept last. It stops in the
+reverse order.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+
+from ldmsjob import __version__
+from ldmsjob.config import nearest
+from ldmsjob.contexts import Core, PluginContext
+from ldmsjob.errors import ConfigError
+from ldmsjob.instances import (
+    STOP_SECONDS,
+    JobManagerInstance,
+    OrderedServices,
+    PluginInstance,
+    SamplerInstance,
+)
+from ldmsjob.interfaces import IAuthenticator, IJobManagerFactory, ITransport, LinkSettings
+from ldmsjob.jobservice import JobService
+from ldmsjob.links import LinkSite
+from ldmsjob.loader import Loader, check_attributes
+from ldmsjob.logformat import Levels, LineObserver
+from ldmsjob.messages import MessageHub
+from ldmsjob.sets.registry import SetRegistry
+from ldmsjob.stats import Stats
+from ldmsjob.turns import Turn
+
+CANNOT_LISTEN = 7
+"""Exit status when a listener cannot be opened, as in C."""
+
+# What may stand in a set's name.
+_DAEMON_NAME = re.compile(r"[!#-\[\]-~]{1,64}")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What a `listen` command asks for."""
+
+    xprt: str
+    host: str | None
+    port: int
+    auth: str | None
+    quota: int
+    rx_rate: int
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.xprt}:{self.port}" + (f":{self.host}" if self.host else "")
+
+
+class _Closing(Service):
+    """Does something when the daemon stops, at its place in the order."""
+
+    def __init__(self, name: str, close: Callable[[], Any]) -> None:
+        self.setName(name)
+        self._close = close
+
+    def stopService(self) -> Any:
+        super().stopService()
+        return self._close()
+
+
+class _Listeners(OrderedServices):
+    """The listeners; one that cannot be bound is a ``ConfigError`` with rc 7."""
+
+    endpoints: dict[str, Endpoint]
+
+    def privilegedStartService(self) -> None:
+        Service.privilegedStartService(self)
+        for listener in self:
+            endpoint = self.endpoints[str(listener.name)]
+            try:
+                listener.privilegedStartService()
+            except (ConfigError, CannotListenError, OSError) as error:
+                raise _cannot_listen(endpoint, error) from None
+
+
+def _cannot_listen(endpoint: Endpoint, error: Exception) -> ConfigError:
+    if not isinstance(error, ConfigError):
+        error = ConfigError(f"Failed to listen on the endpoint {endpoint}: {error}")
+    error.rc = CANNOT_LISTEN
+    error.where = endpoint.where
+    return error
+
+
+class Daemon(OrderedServices):
+    """The whole daemon.
+
+    ``clock`` is the reactor, or a ``task.Clock`` in tests. ``monotonic`` gives the seconds that
+    waiting is measured in. ``observer``, if given, is where log lines go; `log_file` redirects it.
+    """
+
+    log = Logger(namespace="ldmsd")
+
+    def __init__(
+        self,
+        clock: Any,
+        *,
+        loader: Loader,
+        levels: Levels | None = None,
+        observer: LineObserver | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        hostname: str | None = None,
+    ) -> None:
+        super().__init__("ldmsjob", clock)
+        self.loader = loader
+        self.observer = observer
+        self.levels = levels or Levels()
+        self.stats = Stats()
+        self.hub = MessageHub(self.stats.child("messages"), turn := Turn(), now=monotonic)
+        self.registry = SetRegistry()
+        self.core = Core(
+            clock,
+            turn=turn,
+            stats=self.stats.child("plugins"),
+            levels=self.levels,
+            hub=self.hub,
+            registry=self.registry,
+        )
+        self.site = LinkSite(self.hub, self.stats.child("links"), turn, clock)
+        self.settled = False
+        self.pid_file: str | None = None
+        self.exit_status = 0
+        self.endpoints: list[Endpoint] = []
+        self._turn = turn
+        self._monotonic = monotonic
+        self._hostname = hostname or socket.gethostname()
+        self._given: dict[str, tuple[str, str]] = {}
+        self._auths: dict[str, IAuthenticator] = {}
+        self._default_auth: IAuthenticator | None = None
+        self._transports: dict[str, ITransport] = {}
+        self.job_managers = OrderedServices("job managers", clock, STOP_SECONDS)
+        self.samplers = OrderedServices("samplers", clock, STOP_SECONDS)
+        self.listeners = _Listeners("listeners", clock, STOP_SECONDS)
+        self.listeners.endpoints = {}
+
+    # Settings
+
+    def set_once(self, setting: str, value: str, where: str) -> bool:
+        """Whether a single-valued setting may be set: at start-up only the first one counts.
+
+        A further one is an ERROR line. When the daemon has started only the log can still be
+        changed; the others raise ``ConfigError`` with rc 16.
+        """
+        if self.settled:
+            if setting in ("log_level", "log_file"):
+                return True
+            raise ConfigError(f"'{setting}' can only be set at the start", rc=errno.EBUSY)
+        if setting in self._given:
+            first, first_where = self._given[setting]
+            self.log.error(
+                "{where}: {setting} is already {first} ({first_where}); {value} is ignored",
+                where=where,
+                setting=setting,
+                first=first,
+                first_where=first_where,
+                value=value,
+            )
+            return False
+        self._given[setting] = value, where
+        return True
+
+    def use_name(self, name: str) -> None:
+        """Set the first part of set names."""
+        if _DAEMON_NAME.fullmatch(name) is None:
+            raise ConfigError(
+                f"daemon_name '{name}' invalid",
+                hint="it may have 1 to 64 ASCII characters, but no blanks, quotes or backslashes",
+            )
+        self.core.daemon_name = name
+
+    def use_log_file(self, path: str) -> None:
+        """Write log lines to that file, or to syslog. Raises ``ConfigError``."""
+        if self.observer is not None:
+            self.observer.open(path)
+
+    def settle(self) -> None:
+        """End the first pass: the name, the authentication and the listeners are known now."""
+        if not self.core.daemon_name:
+            port = f":{self.endpoints[0].port}" if self.endpoints else ""
+            self.use_name(f"{self._hostname}{port}")
+        if self._default_auth is None:
+            self.use_default_auth("none", {})
+        self.core.jobs = JobService(
+            self.registry,
+            self._turn,
+            self.core.clock,
+            self.stats,
+            self.core.daemon_name,
+            monotonic=self._monotonic,
+        )
+        self.settled = True
+        closing = OrderedServices("hubs", self._clock, STOP_SECONDS)
+        _Closing("job events", self.core.jobs.close).setServiceParent(closing)
+        closing.setServiceParent(self)
+        self.job_managers.setServiceParent(self)
+        self.samplers.setServiceParent(self)
+        _Closing("links", self.site.close).setServiceParent(self)
+        self.listeners.setServiceParent(self)
+        for problem in self.loader.problems:
+            self.log.error("{problem}", problem=problem)
+        for endpoint in self.endpoints:
+            self._add_listener(endpoint)
+
+    # Listeners and authentication
+
+    def _context(self, logger: str, name: str) -> PluginContext:
+        return PluginContext(self.core, name, f"{logger}.{name}")
+
+    def _authenticator(self, plugin: str, options: Mapping[str, str | None]) -> IAuthenticator:
+        factory = self.loader.find("authentication plugin", plugin)
+        attributes = check_attributes(
+            factory.attributes, options, f"authentication plugin '{plugin}'"
+        )
+        authenticator: IAuthenticator = factory.create(self._context("auth", plugin))
+        authenticator.configure(attributes)
+        return authenticator
+
+    def add_auth(self, name: str, plugin: str, options: Mapping[str, str | None]) -> None:
+        """Name a way to authenticate. Raises ``ConfigError``: 17 exists, 2 no such plugin."""
+        if name in self._auths:
+            raise ConfigError(f"there is an authentication domain '{name}' already", rc=17)
+        self._auths[name] = self._authenticator(plugin, options)
+
+    def use_default_auth(self, plugin: str, options: Mapping[str, str | None]) -> None:
+        """Set how peers authenticate where a listener names nothing."""
+        self._default_auth = self._authenticator(plugin, options)
+
+    def listen(
+        self,
+        xprt: str,
+        host: str | None,
+        port: int,
+        *,
+        auth: str | None = None,
+        quota: int = -1,
+        rx_rate: int = -1,
+        where: str = "",
+    ) -> Endpoint:
+        """Accept connections there: from the start of the daemon, or now when it runs.
+
+        ``port`` 0 takes a free one. Raises ``ConfigError``: 17 for the same one twice, 2 for an
+        unknown ``auth`` domain or transport, 7 when it cannot be bound.
+        """
+        endpoint = Endpoint(xprt, host, port, auth, quota, rx_rate, where)
+        if xprt not in self._transports:
+            factory = self.loader.find("transport", xprt)
+            self._transports[xprt] = factory.create(self._context("xprt", xprt))
+        if auth is not None and auth not in self._auths:
+            raise ConfigError(
+                f"there is no authentication domain '{auth}'",
+                rc=errno.ENOENT,
+                hint=nearest(auth, self._auths) or f"put 'auth_add name={auth} …' in front",
+            )
+        if port and any(str(known) == str(endpoint) for known in self.endpoints):
+            raise ConfigError(f"{endpoint} is listened on already", rc=errno.EEXIST)
+        if self.settled:
+            self._add_listener(endpoint)
+        self.endpoints.append(endpoint)
+        return endpoint
+
+    def _add_listener(self, endpoint: Endpoint) -> None:
+        auth = self._default_auth if endpoint.auth is None else self._auths[endpoint.auth]
+        assert auth is not None
+        listener = self._transports[endpoint.xprt].listen(
+            endpoint.host,
+            endpoint.port,
+            self.site,
+            auth,
+            LinkSettings(lambda: self.hub.enabled, endpoint.quota, endpoint.rx_rate),
+        )
+        service = listener.service
+        name = f"{endpoint}" if endpoint.port else f"{endpoint}#{len(list(self.listeners))}"
+        service.setName(name)
+        self.listeners.endpoints[name] = endpoint
+        try:
+            service.setServiceParent(self.listeners)
+        except (ConfigError, CannotListenError, OSError) as error:
+            service.disownServiceParent()
+            raise _cannot_listen(endpoint, error) from None
+
+    # Plugin instances
+
+    def load(self, name: str, plugin: str) -> PluginInstance:
+        """Make an instance. Raises ``ConfigError``: 2 no such plugin, 17 the name is in use."""
+        factory = self.loader.find("plugin", plugin)
+        is_job_manager = IJobManagerFactory.providedBy(factory)
+        group = self.job_managers if is_job_manager else self.samplers
+        if name in group.namedServices:
+            raise ConfigError(
+                f"there is an instance '{name}' already",
+                rc=errno.EEXIST,
+                hint=f"choose another name: load name=… plugin={plugin}",
+            )
+        kind = JobManagerInstance if is_job_manager else SamplerInstance
+        instance: PluginInstance = kind(self.core, factory, name)
+        instance.setServiceParent(group)
+        return instance
+
+    def instance(self, name: str) -> Any:
+        """The sampler or job manager instance of that name. Raises ``ConfigError`` with rc 2."""
+        for group in (self.samplers, self.job_managers):
+            if name in group.namedServices:
+                return group.namedServices[name]
+        raise self._unknown(f"plugin instance '{name}' does not exist", name)
+
+    def sampler(self, name: str) -> SamplerInstance:
+        """The sampler instance of that name. Raises ``ConfigError``: 2, or 22 if it is none."""
+        found = self.samplers.namedServices.get(name)
+        if found is not None:
+            return found
+        if name in self.job_managers.namedServices:
+            raise ConfigError(
+                f"'{name}' is not a sampler",
+                hint=f"job managers are started and stopped by jobmgr_start and jobmgr_stop "
+                f"name={name}",
+            )
+        raise self._unknown(f"Sampler instance '{name}' not found", name)
+
+    def job_manager(self, name: str) -> JobManagerInstance:
+        """The job manager instance of that name. Raises ``ConfigError`` with rc 2."""
+        found = self.job_managers.namedServices.get(name)
+        if found is not None:
+            return found
+        raise self._unknown(f"jobmgr '{name}' not found", name)
+
+    def _unknown(self, message: str, name: str) -> ConfigError:
+        names = [*self.samplers.namedServices, *self.job_managers.namedServices]
+        hint = nearest(name, [one for one in names if one != name])
+        if not hint:
+            hint = (
+                f"'{name}' is a sampler"
+                if name in names
+                else f"put 'load name={name}' in front of this line"
+            )
+        return ConfigError(message, rc=errno.ENOENT, hint=hint)
+
+    def terminate(self, name: str) -> Deferred[None]:
+        """Remove an instance that is stopped; fires when it is gone. Raises ``ConfigError``."""
+        instance = self.instance(name)
+        instance.check_terminable()
+        return self._terminate(instance)
+
+    @inlineCallbacks
+    def _terminate(self, instance: Any) -> Any:
+        yield instance.disownServiceParent()
+        instance.terminated()
+        self.core.stats.remove_child(instance.context.log.namespace)
+
+    # Life
+
+    def describe(self) -> list[str]:
+        """What would run, for people: one line for each listener and instance."""
+        lines = [f"daemon name {self.core.daemon_name}"]
+        lines += [f"listen on {endpoint}" for endpoint in self.endpoints]
+        lines.append(f"messages {'enabled' if self.hub.enabled else 'disabled'}")
+        for instance in [*self.job_managers, *self.samplers]:
+            lines.append(instance.describe())
+        return lines
+
+    def startService(self) -> None:
+        """Write the pid file and start everything; the listeners have been bound before.
+
+        Raises ``ConfigError`` when something fails; what had started is being stopped then.
+        """
+        self._write_pid_file()
+        try:
+            super().startService()
+        except ConfigError as error:
+            self.exit_status = error.rc
+            self.stopService()
+            raise
+        self.log.info(
+            "ldmsjob {version} is ready: {name} {endpoints}",
+            version=__version__,
+            name=self.core.daemon_name,
+            endpoints=" ".join(map(str, self.endpoints)) or "without a listener",
+            always=True,
+        )
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Stop everything and remove the pid file."""
+        yield super().stopService()
+        self._remove_pid_file()
+        self.log.info("LDMS Daemon exiting...status {rc}", rc=self.exit_status, always=True)
+
+    def _remove_pid_file(self) -> None:
+        if self.pid_file is not None:
+            try:
+                os.remove(self.pid_file)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                self.log.error("{error}", error=error)
+
+    def _write_pid_file(self) -> None:
+        if self.pid_file is None:
+            return
+        try:
+            with open(self.pid_file, "w") as file:
+                file.write(f"{os.getpid()}\n")
+        except OSError as error:
+            _, where = self._given["pid_file"]
+            raise ConfigError(
+                f"the pid file '{self.pid_file}' cannot be written: {error.strerror}",
+                rc=error.errno or errno.EIO,
+                where=where,
+            ) from None

@@ -1,0 +1,397 @@
+"""Plugin instances as services: what `load`, `config`, `start`, `jobmgr_start` and `term` act on.
+
+Commands may come before the daemon runs: what they ask for then happens when it starts. Afterwards
+they act at once. Whatever a plugin raises is logged under its instance's name, counted as
+``failures``, and becomes the command's own error; it touches no other instance.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from twisted.application.service import IService, MultiService, Service
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ldmsjob.contexts import Core, JobManagerContext, SamplerContext
+from ldmsjob.errors import Busy, ChannelTaken, ConfigError, LdmsJobError, SetExists
+from ldmsjob.jobsets import JOB_SET_ATTRIBUTES, JobSetPolicy
+from ldmsjob.loader import check_attributes
+from ldmsjob.sampling import Sampling
+
+STOP_SECONDS = 5.0
+"""How long a service may take to stop before it is named in the log and left."""
+
+State = Literal["loaded", "configured", "starting", "started", "stopping", "failed"]
+
+_ERROR_NUMBERS = {Busy: errno.EBUSY, ChannelTaken: errno.EEXIST, SetExists: errno.EEXIST}
+_JOB_SET_NAMES = frozenset(spec.name for spec in JOB_SET_ATTRIBUTES)
+
+
+class OrderedServices(MultiService):
+    """Services that start in order and stop one after the other, the last one first.
+
+    With ``stop_seconds`` each child has that long to stop; one that does not is named in the log
+    and left.
+    """
+
+    log = Logger(namespace="ldmsd")
+
+    def __init__(self, name: str, clock: Any, stop_seconds: float | None = None) -> None:
+        super().__init__()
+        self.setName(name)
+        self._clock = clock
+        self._stop_seconds = stop_seconds
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Stop all; fires when the last one has stopped or was left. Never fails."""
+        Service.stopService(self)
+        for service in reversed(list(self)):
+            yield self._stop(service)
+
+    def _stop(self, service: IService) -> Deferred[None]:
+        done: Deferred[None] = Deferred()
+        stopping = maybeDeferred(service.stopService)
+
+        def finish(result: object) -> None:
+            if isinstance(result, Failure):
+                self.log.failure("{name} failed to stop", result, name=service.name)
+            if timer is not None and timer.active():
+                timer.cancel()
+            if not done.called:
+                done.callback(None)
+
+        def give_up() -> None:
+            self.log.error(
+                "{name} did not stop within {seconds:g} s and is left",
+                name=service.name,
+                seconds=self._stop_seconds,
+            )
+            done.callback(None)
+
+        timer = None
+        if self._stop_seconds is not None and not stopping.called:
+            timer = self._clock.callLater(self._stop_seconds, give_up)
+        stopping.addBoth(finish)
+        return done
+
+
+class PluginInstance(Service):
+    """What job manager and sampler instances have in common.
+
+    ``state`` is for people and for the commands below. ``where`` is the place of the command that
+    made the instance do what it does when the daemon starts.
+    """
+
+    kind = "plugin"
+
+    def __init__(self, core: Core, factory: Any, name: str, context: Any) -> None:
+        self.setName(name)
+        self.core = core
+        self.factory = factory
+        self.context = context
+        self.log: Logger = context.log
+        self.stats = context.stats
+        self.state: State = "loaded"
+        self.where = ""
+        self._live = False
+        """Whether the plugin's ``start`` has succeeded and its ``stop`` has not been called."""
+        self._begun: Deferred[Any] = succeed(None)
+        self._ending: Deferred[Any] = succeed(None)
+        self.plugin = self._call("load", lambda: factory.create(context))
+
+    def _call(self, what: str, call: Callable[[], Any]) -> Any:
+        """Call into the plugin; what it raises comes out as a ``ConfigError``."""
+        try:
+            return call()
+        except ConfigError as error:
+            raise self._error(what, error.rc, error.message, error.hint) from None
+        except LdmsJobError as error:
+            rc = next((rc for kind, rc in _ERROR_NUMBERS.items() if isinstance(error, kind)), 22)
+            raise self._error(what, rc, str(error)) from None
+        except Exception as error:
+            self._failed(what, Failure())
+            rc = errno.ENOENT if isinstance(error, ImportError) else errno.EINVAL
+            raise self._error(
+                what, rc, f"{type(error).__name__}: {error}", "this is a fault of the plugin"
+            ) from None
+
+    def _error(self, what: str, rc: int, message: str, hint: str = "") -> ConfigError:
+        return ConfigError(
+            f"{self.kind} {self.name} {what} error: {rc}: {message}", rc=rc, hint=hint
+        )
+
+    def _failed(self, what: str, failure: Failure) -> None:
+        self.stats.add("failures")
+        if failure.check(LdmsJobError):
+            self.log.error("{what} failed: {reason}", what=what, reason=failure.getErrorMessage())
+        else:
+            self.log.failure("{what} failed", failure, what=what)
+
+    def _begin(self) -> None:
+        """Call the plugin's ``start``. Raises ``ConfigError`` when that fails at once."""
+        self.state = "starting"
+        at_once = True
+        problem: Failure | None = None
+
+        def succeeded(_: object) -> None:
+            self._live = True
+            if self.state == "starting":
+                self.state = "started"
+
+        def failed(failure: Failure) -> Deferred[Any]:
+            nonlocal problem
+            self.state = "failed"
+            if at_once:
+                problem = failure
+            else:
+                self._failed("start", failure)
+            return self._release()
+
+        self._begun = maybeDeferred(self.plugin.start)
+        self._begun.addCallbacks(succeeded, failed)
+        at_once = False
+        if problem is not None:
+            try:
+                self._call("start", problem.raiseException)
+            except ConfigError as error:
+                error.where = self.where
+                raise
+
+    def _end(self) -> Deferred[Any]:
+        """Stop the plugin; while that is under way, what was begun before. Never fails."""
+        if self.state != "stopping":
+            self._ending = self._stop_plugin()
+        return self._ending
+
+    @inlineCallbacks
+    def _stop_plugin(self) -> Any:
+        self.state = "stopping"
+        yield self._begun
+        yield self._before_stop()
+        if self._live:
+            self._live = False
+            try:
+                yield maybeDeferred(self.plugin.stop)
+            except Exception:
+                self._failed("stop", Failure())
+        yield self._release()
+        self.state = "configured"
+
+    def _before_stop(self) -> Deferred[Any]:
+        return succeed(None)
+
+    def _release(self) -> Deferred[Any]:
+        """Take back what the context has given out; also after a start that failed."""
+        return succeed(None)
+
+    def stopService(self) -> Any:
+        """Stop the plugin if it was started."""
+        super().stopService()
+        if self._live or self.state in ("starting", "stopping"):
+            return self._end()
+        return None
+
+
+class JobManagerInstance(PluginInstance):
+    """An instance of a job manager plugin."""
+
+    kind = "jobmgr"
+
+    def __init__(self, core: Core, factory: Any, name: str) -> None:
+        self.wanted = False
+        self._policies: list[JobSetPolicy] = []
+        context = JobManagerContext(core, name, f"jobmgr.{factory.name}.{name}")
+        super().__init__(core, factory, name, context)
+
+    def configure(self, given: Mapping[str, str | None], where: str) -> None:
+        """Take the attributes of `config`: those of job sets and the plugin's own."""
+        if self.wanted or self.state in ("starting", "started", "stopping"):
+            raise self._error(
+                "config", errno.EBUSY, "it is started", f"jobmgr_stop name={self.name}"
+            )
+        subject = f"plugin '{self.factory.name}'"
+        declared = {spec.name for spec in self.factory.attributes}
+        for_sets = {n: v for n, v in given.items() if n in _JOB_SET_NAMES - declared}
+        for_plugin = {n: v for n, v in given.items() if n not in for_sets}
+        attributes = check_attributes(
+            self.factory.attributes, for_plugin, subject, also=_JOB_SET_NAMES
+        )
+        policy = JobSetPolicy.from_attributes(
+            check_attributes(JOB_SET_ATTRIBUTES, for_sets, subject)
+        )
+        self._call("config", lambda: self.plugin.configure(attributes))
+        self.context.policy = policy
+        self._policies.append(policy)
+        self.state = "configured"
+        self.where = where
+
+    def describe(self) -> str:
+        """What it would do when the daemon runs, for people."""
+        will = "starts" if self.wanted else "configured" if self.state != "loaded" else "loaded"
+        return f"job manager {self.name} (plugin {self.factory.name}): {will}"
+
+    def request_start(self, where: str) -> None:
+        """`jobmgr_start`. Raises ``ConfigError``: 22 not configured, 16 already started."""
+        if self.state == "loaded":
+            raise self._error(
+                "start", errno.EINVAL, "it is not configured", f"config name={self.name}"
+            )
+        if self.wanted or self.state == "stopping":
+            raise self._error(
+                "start", errno.EBUSY, "it is stopping" if not self.wanted else "it is started"
+            )
+        self.where = where
+        self.wanted = True
+        if self.running:
+            self._start()
+
+    def _start(self) -> None:
+        self.context.resource_manager = self.plugin.resource_manager
+        self._begin()
+
+    def request_stop(self) -> None:
+        """`jobmgr_stop`: begins to stop and returns. Raises ``ConfigError`` 16 if not started."""
+        if not self.wanted:
+            raise self._error("stop", errno.EBUSY, "it is not started")
+        self.wanted = False
+        if self.running:
+            self._end()
+
+    def check_terminable(self) -> None:
+        """Raise ``ConfigError`` 16 while it is started or stopping."""
+        if self.wanted or self.state in ("starting", "started", "stopping"):
+            raise self._error("term", errno.EBUSY, "it is started", f"jobmgr_stop name={self.name}")
+
+    def terminated(self) -> None:
+        """It is gone: its job sets go at once."""
+        for policy in self._policies:
+            self.core.jobs.drop_jobs(policy)
+
+    def startService(self) -> None:
+        """Start the plugin if a command asked for it."""
+        super().startService()
+        if self.wanted:
+            self._start()
+
+    def _release(self) -> Deferred[Any]:
+        if self.state == "failed":
+            self.wanted = False
+        result: Deferred[Any] = self.context.close()
+        return result
+
+
+class SamplerInstance(PluginInstance):
+    """An instance of a sampler plugin.
+
+    Its plugin starts as soon as it is configured and the daemon runs; readings at an interval come
+    on top when `start` asks for them.
+    """
+
+    kind = "sampler"
+
+    def __init__(self, core: Core, factory: Any, name: str) -> None:
+        self.sampling: Sampling | None = None
+        context = SamplerContext(core, name, f"sampler.{factory.name}.{name}")
+        super().__init__(core, factory, name, context)
+
+    def configure(self, given: Mapping[str, str | None], where: str) -> None:
+        """Take the attributes of `config`; starts the plugin when the daemon runs."""
+        if self.sampling is not None or self.state in ("starting", "started", "stopping"):
+            raise self._error("config", errno.EBUSY, "it is running", f"term name={self.name}")
+        attributes = check_attributes(
+            self.factory.attributes, given, f"plugin '{self.factory.name}'"
+        )
+        self._call("config", lambda: self.plugin.configure(attributes))
+        self.state = "configured"
+        self.where = where
+        if self.running:
+            self._begin()
+
+    def describe(self) -> str:
+        """What it would do when the daemon runs, for people."""
+        will = "starts" if self.state == "configured" else "loaded, not configured"
+        if self.sampling is not None:
+            will += f", sampling every {self.sampling.interval_us / 1e6:g} s"
+        return f"sampler {self.name} (plugin {self.factory.name}): {will}"
+
+    def check_samplable(self) -> None:
+        """Raise ``ConfigError`` 16 when it is sampling already or not configured."""
+        if self.sampling is not None:
+            raise self._error("start", errno.EBUSY, "it is already running")
+        if self.state in ("loaded", "failed"):
+            raise self._error(
+                "start", errno.EBUSY, f"it is {self._state_text()}", f"config name={self.name} …"
+            )
+
+    def _state_text(self) -> str:
+        return "not configured" if self.state == "loaded" else self.state
+
+    def request_sampling(self, interval_us: int, offset_us: int) -> None:
+        """`start`: take readings at this interval and offset from now on."""
+        self.check_samplable()
+        self.sampling = Sampling(
+            self.core.clock,
+            interval_us,
+            offset_us,
+            self._sample,
+            stats=self.stats,
+            log=self.log,
+            gave_up=self._gave_up,
+        )
+        if self.running:
+            self.sampling.start()
+
+    def _sample(self, now: float) -> Deferred[None] | None:
+        if self.state != "started":
+            return None
+        with self.core.turn:
+            result: Deferred[None] | None = self.plugin.sample(now)
+        return result
+
+    def _gave_up(self) -> None:
+        self.stats.add("failures")
+        self.sampling = None
+        self.state = "failed"
+
+    def request_stop(self) -> None:
+        """`stop`: take no more readings. Raises ``ConfigError`` 22 when it takes none."""
+        if self.sampling is None:
+            raise self._error("stop", errno.EINVAL, "it is not running")
+        self.sampling.stop()
+        self.sampling = None
+
+    def check_terminable(self) -> None:
+        """Raise ``ConfigError`` 16 while it takes readings."""
+        if self.sampling is not None:
+            raise self._error("term", errno.EBUSY, "it is running", f"stop name={self.name}")
+
+    def terminated(self) -> None:
+        """It is gone."""
+
+    def startService(self) -> None:
+        """Start the plugin if it is configured, and its readings if a command asked for them."""
+        super().startService()
+        if self.state == "configured":
+            self._begin()
+        if self.sampling is not None:
+            self.sampling.start()
+
+    def stopService(self) -> Any:
+        """Stop readings and the plugin."""
+        if self.sampling is not None:
+            self.sampling.stop()
+        return super().stopService()
+
+    def _before_stop(self) -> Deferred[Any]:
+        result: Deferred[Any] = self.context.close_subscriptions()
+        return result
+
+    def _release(self) -> Deferred[Any]:
+        self.context.withdraw_sets()
+        result: Deferred[Any] = self.context.close_subscriptions()
+        return result

@@ -1,0 +1,156 @@
+"""Daemons with plugins that record what happens to them, for tests."""
+
+from twisted.application.service import Service
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from ldmsjob.daemon import Daemon
+from ldmsjob.interfaces import AttributeSpec, IJobManager, IListener, ISampler, ITransport
+from ldmsjob.interpreter import Interpreter
+from ldmsjob.loader import Loader
+from ldmsjob.plugin import JobManagerFactory, SamplerFactory, TransportFactory
+
+ATTRIBUTES = (AttributeSpec("colour", "Any.", default="red"), AttributeSpec("size", "Any."))
+
+
+class Recorder:
+    """Writes down its calls; ``behave[name]`` is called, or returned, in their stead."""
+
+    def __init__(self, context):
+        self.context = context
+        self.calls = []
+        self.behave = {}
+
+    def _did(self, name, *arguments):
+        self.calls.append((name, *arguments))
+        behaviour = self.behave.get(name)
+        return behaviour() if callable(behaviour) else behaviour
+
+    def configure(self, attributes):
+        """Recorded."""
+        return self._did("configure", dict(attributes))
+
+    def start(self):
+        """Recorded."""
+        return self._did("start")
+
+    def stop(self):
+        """Recorded."""
+        return self._did("stop")
+
+
+@implementer(IJobManager)
+class FakeJobManager(Recorder):
+    """A job manager."""
+
+    resource_manager = "fake"
+
+
+@implementer(ISampler)
+class FakeSampler(Recorder):
+    """A sampler."""
+
+    def sample(self, now):
+        """Recorded."""
+        return self._did("sample", now)
+
+
+@implementer(IListener)
+class FakeListener(Service):
+    """Records its life in its transport."""
+
+    def __init__(self, transport, host, port):
+        self.service = self
+        self.transport = transport
+        self.port = port
+        self.host = host
+
+    def privilegedStartService(self):
+        """Bind, or refuse to."""
+        if self.port in self.transport.taken:
+            raise CannotListenError(self.host, self.port, OSError(98, "Address already in use"))
+        self.transport.calls.append(("bind", self.port))
+
+    def stopService(self):
+        """Unbind."""
+        super().stopService()
+        self.transport.calls.append(("unbind", self.port))
+
+
+@implementer(ITransport)
+class FakeTransport(Recorder):
+    """A transport without sockets. ``taken`` are ports that cannot be bound."""
+
+    def __init__(self, context):
+        super().__init__(context)
+        self.taken = set()
+        self.settings = []
+
+    def listen(self, host, port, site, authenticator, settings):
+        """A listener."""
+        self.settings.append(settings)
+        return FakeListener(self, host, port)
+
+    def connect(self, host, port, site, authenticator, settings):
+        """Nothing connects in these tests."""
+        raise NotImplementedError
+
+
+def loader():
+    """What comes along, and the fakes ``jm``, ``sampler`` and the transport ``wire``."""
+    result = Loader()
+    for kind, name, maker in (
+        (JobManagerFactory, "jm", "FakeJobManager"),
+        (SamplerFactory, "sampler", "FakeSampler"),
+        (TransportFactory, "wire", "FakeTransport"),
+    ):
+        result.add(kind(name, "A fake.", ATTRIBUTES, f"tests.daemons:{maker}"), __file__)
+    return result
+
+
+class Rig:
+    """A daemon on a ``task.Clock``, and its interpreter."""
+
+    def __init__(self, test, **environ):
+        self.test = test
+        self.clock = Clock()
+        self.clock.advance(1_000_000)
+        self.daemon = Daemon(
+            self.clock, loader=loader(), monotonic=self.clock.seconds, hostname="node-1"
+        )
+        self.interpreter = Interpreter(self.daemon, environ)
+
+    def file(self, text, name=None):
+        """Write a configuration file; returns its path."""
+        path = name or self.test.mktemp()
+        with open(path, "w") as file:
+            file.write(text)
+        return path
+
+    def read(self, *texts, options=()):
+        """Read files with these texts, in two passes; returns their paths."""
+        paths = [self.file(text) for text in texts]
+        self.interpreter.read(options, paths)
+        return paths
+
+    def start(self):
+        """Start the daemon as twistd does."""
+        self.daemon.privilegedStartService()
+        self.daemon.startService()
+        self.test.addCleanup(self.stop)
+
+    def stop(self):
+        """Stop it."""
+        return self.daemon.stopService()
+
+    def run(self, line):
+        """Run one command now."""
+        from ldmsjob.config import parse
+
+        (one,) = parse(line, "live")
+        self.interpreter.execute(one)
+
+    def plugin(self, name):
+        """The plugin of an instance."""
+        return self.daemon.instance(name).plugin

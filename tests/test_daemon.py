@@ -1,0 +1,203 @@
+"""The service tree: order, names, listeners, files."""
+
+import os
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger, LogLevel
+from twisted.trial.unittest import SynchronousTestCase
+
+from ldmsjob.errors import ConfigError
+from ldmsjob.interfaces import IListener, ITransport
+from tests.daemons import FakeListener, FakeTransport, Rig
+
+BOTH = (
+    "msg_enable\nlisten xprt=wire port=411\n"
+    "load name=s plugin=sampler\nconfig name=s\n"
+    "load name=a plugin=jm\nconfig name=a\njobmgr_start name=a\n"
+)
+
+
+class DaemonTests(SynchronousTestCase):
+    """A daemon with fakes."""
+
+    def setUp(self):
+        """A daemon that is not started."""
+        self.rig = Rig(self)
+        self.daemon = self.rig.daemon
+
+    def watch(self):
+        """One list of the calls of both plugins and the transport of ``BOTH``, in order."""
+        calls = []
+
+        class Both(list):
+            def __init__(self, who):
+                self.who = who
+
+            def append(self, call):
+                calls.append((self.who, call[0]))
+
+        for name in ("a", "s"):
+            self.rig.plugin(name).calls = Both(name)
+        self.daemon._transports["wire"].calls = Both("wire")
+        return calls
+
+    def test_fakes(self):
+        """The fakes of these tests are what they stand for."""
+        self.assertTrue(IListener.implementedBy(FakeListener))
+        self.assertTrue(ITransport.implementedBy(FakeTransport))
+
+    def test_order(self):
+        """Job managers, then samplers; the reverse at the end, after the listeners."""
+        self.rig.read(BOTH)
+        calls = self.watch()
+        self.daemon.privilegedStartService()
+        self.assertEqual(calls, [("wire", "bind")])
+        self.daemon.startService()
+        self.assertEqual(calls[1:], [("a", "start"), ("s", "start")])
+        del calls[:]
+        self.successResultOf(self.rig.stop())
+        self.assertEqual(calls, [("wire", "unbind"), ("s", "stop"), ("a", "stop")])
+
+    def test_tree(self):
+        """Every part can be found by its name."""
+        self.rig.read(BOTH)
+        daemon = self.daemon
+        self.assertEqual(daemon.name, "ldmsjob")
+        self.assertEqual(
+            [service.name for service in daemon],
+            ["hubs", "job managers", "samplers", "links", "listeners"],
+        )
+        daemon.getServiceNamed("job managers").getServiceNamed("a")
+        daemon.getServiceNamed("samplers").getServiceNamed("s")
+        daemon.getServiceNamed("listeners").getServiceNamed("wire:411")
+
+    def test_name(self):
+        """Is <hostname>:<first port> unless one is given; the hostname alone without a listener."""
+        self.rig.read("listen xprt=wire port=500\nlisten xprt=wire port=400\n")
+        self.assertEqual(self.daemon.core.daemon_name, "node-1:500")
+        other = Rig(self)
+        other.read("")
+        self.assertEqual(other.daemon.core.daemon_name, "node-1")
+
+    def test_listener_that_cannot_be_bound(self):
+        """Error 7 with its line; nothing was started."""
+        (path,) = self.rig.read(BOTH)
+        self.daemon._transports["wire"].taken.add(411)
+        error = self.assertRaises(ConfigError, self.daemon.privilegedStartService)
+        self.assertEqual((error.rc, error.where), (7, f"{path}:2"))
+        self.assertIn("411", error.message)
+        self.assertEqual(self.rig.plugin("a").calls, [("configure", {"colour": "red"})])
+
+    def test_listen_while_running(self):
+        """Binds at once; one that cannot be bound leaves no trace."""
+        self.rig.read(BOTH)
+        self.rig.start()
+        transport = self.daemon._transports["wire"]
+        self.rig.run("listen xprt=wire port=412")
+        self.assertEqual(transport.calls[-1], ("bind", 412))
+        transport.taken.add(413)
+        error = self.assertRaises(ConfigError, self.rig.run, "listen xprt=wire port=413")
+        self.assertEqual((error.rc, error.where), (7, "live:1"))
+        self.assertEqual(len(list(self.daemon.listeners)), 2)
+        transport.taken.clear()
+        self.rig.run("listen xprt=wire port=413")
+
+    def test_any_port(self):
+        """Two listeners may each take a free port."""
+        self.daemon.listen("wire", None, 0)
+        self.daemon.listen("wire", None, 0)
+        self.rig.read("")
+        self.assertEqual(len(list(self.daemon.listeners)), 2)
+
+    def test_message_service_as_peers_see_it(self):
+        """A listener tells what holds when a peer connects."""
+        self.rig.read(BOTH)
+        (settings,) = self.daemon._transports["wire"].settings
+        self.assertTrue(settings.messages_enabled())
+        self.rig.run("msg_disable")
+        self.assertFalse(settings.messages_enabled())
+
+    def test_pid_file(self):
+        """Holds our process id while the daemon runs."""
+        path = self.mktemp()
+        self.rig.read(f"pid_file path={path}\n")
+        self.rig.start()
+        with open(path) as file:
+            self.assertEqual(file.read(), f"{os.getpid()}\n")
+        self.successResultOf(self.rig.stop())
+        self.assertFalse(os.path.exists(path))
+
+    def test_pid_file_that_cannot_be_written(self):
+        """Error with its line."""
+        (path,) = self.rig.read("\npid_file path=/nonexistent/p\n")
+        error = self.assertRaises(ConfigError, self.daemon.startService)
+        self.assertEqual((error.rc, error.where), (2, f"{path}:2"))
+
+    def test_first_and_last_line(self):
+        """One line that cannot be filtered when it is ready, one when it ends, with the status."""
+        events = []
+        self.patch(type(self.daemon), "log", Logger(observer=events.append))
+        self.rig.read(BOTH)
+        self.rig.start()
+        self.successResultOf(self.rig.stop())
+        always = [event for event in events if event.get("always")]
+        self.assertEqual([event["log_level"] for event in always], [LogLevel.info] * 2)
+        self.assertIn("ready", always[0]["log_format"])
+        self.assertEqual(always[1]["rc"], 0)
+
+    def test_start_that_fails(self):
+        """What had started is stopped, and the status is the error's."""
+        self.rig.read(BOTH)
+        calls = self.watch()
+
+        def refuse():
+            raise ConfigError("no", rc=28)
+
+        self.rig.plugin("s").behave["start"] = refuse
+        self.daemon.privilegedStartService()
+        self.assertRaises(ConfigError, self.daemon.startService)
+        self.assertEqual(
+            calls,
+            [("wire", "bind"), ("a", "start"), ("s", "start"), ("wire", "unbind"), ("a", "stop")],
+        )
+        self.assertEqual(self.daemon.exit_status, 28)
+
+    def test_description(self):
+        """Says what would run."""
+        self.rig.read(BOTH + "start name=s interval=1.5s\nload name=b plugin=jm\n")
+        self.assertEqual(
+            self.daemon.describe(),
+            [
+                "daemon name node-1:411",
+                "listen on wire:411",
+                "messages enabled",
+                "job manager a (plugin jm): starts",
+                "job manager b (plugin jm): loaded",
+                "sampler s (plugin sampler): starts, sampling every 1.5 s",
+            ],
+        )
+
+    def test_broken_drop_ins_are_logged(self):
+        """Each one, when the daemon is set up."""
+        events = []
+        self.patch(type(self.daemon), "log", Logger(observer=events.append))
+        self.daemon.loader.problems.append("x.py: no")
+        self.rig.read("")
+        self.assertEqual([event["problem"] for event in events], ["x.py: no"])
+
+    def test_slow_job_subscriber(self):
+        """A sampler whose subscriber never ends its last event does not keep the daemon."""
+        self.rig.read(BOTH)
+        self.rig.start()
+        from ldmsjob.notices import JobInit
+        from ldmsjob.subscriber import JobSubscriber
+
+        class Stuck(JobSubscriber):
+            def job_started(self, event):
+                return Deferred()
+
+        self.rig.plugin("s").context.subscribe_jobs(Stuck())
+        self.rig.plugin("a").context.apply(JobInit(job_id="1"), 1)
+        stopped = self.rig.stop()
+        self.rig.clock.pump([5, 5, 5])
+        self.successResultOf(stopped)
