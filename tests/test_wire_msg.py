@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import PeerError, PublishError
 from ldmsjob.wire import msg, zap
-from ldmsjob.wire.buffers import Limits
+from ldmsjob.wire.buffers import Limits, flat_struct
 from ldmsjob.wire.events import (
     MAX_MESSAGE_BYTES,
     Credential,
@@ -292,6 +292,52 @@ class ReadRunTests(SynchronousTestCase):
         self.assertEqual(first.image, one[72:])
         self.assertEqual((first.body, second.body), (b"1", b"22"))
         self.assertEqual(reading.output, [])
+
+    def test_leaves_alone_what_contradicts_itself(self):
+        """Any length that does not fit the others, and anything that is no single message."""
+        good = FULL_FRAME.parse(msg.publish_frame(Publish("a", b"1\0"), 1, NOW))
+        for part, name, value in (
+            ("head", "kind", zap.ACCEPTED),
+            ("head", "length", 459),
+            ("head", "length", 461),
+            ("head", "data_len", 435),
+            ("fragment", "command", 12),
+            ("fragment", "request_len", 437),
+            ("fragment", "flags", 0),
+            ("fragment", "flags", 3),
+            ("fixed", "body_len", 3),
+            ("fixed", "body_len", 5),
+        ):
+            right, good[part][name] = good[part][name], value
+            self.assertEqual(Reading().run(FULL_FRAME.build(good) + bytes(500)), 0, name)
+            good[part][name] = right
+        good.head.data_len = good.fragment.request_len = 435
+        self.assertEqual(Reading().run(FULL_FRAME.build(good) + bytes(500)), 0)
+        good.head.data_len = good.fragment.request_len = 436
+        self.assertEqual(Reading().run(FULL_FRAME.build(good) + bytes(500)), 460)
+
+    def test_leaves_alone_what_is_too_long(self):
+        """The limit of a frame holds here too."""
+        for size, taken in ((zap.MAX_FRAME, True), (zap.MAX_FRAME + 1, False)):
+            body = bytes(size - 456)
+            head = (2, 0, size, bytes(4), bytes(8), size - 24, bytes(8), 11, size - 24)
+            rest = (0, 0, bytes(16), 0, 2, 0, 0, bytes(16), 0, len(body), 0, 0, 0, 0, bytes(4), 0)
+            layout = flat_struct(zap.COUNTED_HEAD, msg.FRAGMENT_HEAD, msg.MESSAGE_FIXED)
+            frame = layout.pack(*head, *rest) + bytes(288) + body
+            self.assertEqual(Reading().run(frame), size if taken else 0)
+
+    def test_name_ends_inside_its_message(self):
+        """The zero with which the next frame begins is not the end of a name."""
+        frame = msg.publish_frame(Publish("a", b""), 1, NOW)
+        fields = FULL_FRAME.parse(frame)
+        fields.head.length -= 1
+        fields.head.data_len -= 1
+        fields.fragment.request_len -= 1
+        fields.fixed.body_len -= 1
+        fields.body = b"a"
+        reading = Reading()
+        self.assertEqual(reading.run(frame + FULL_FRAME.build(fields) + frame), len(frame))
+        self.assertEqual(len(reading.events), 1)
 
     def test_channel_names_that_begin_alike(self):
         """A name is the whole name."""
