@@ -1,0 +1,72 @@
+"""``ldmsjob demo``: real Slurm jobs become job sets and job events before your eyes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+INTERRUPTED = 130
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the sub-command."""
+    parser = subparsers.add_parser("demo", help="watch real Slurm jobs become job sets and events")
+    parser.add_argument("--fast", action="store_true", help="do not wait between messages")
+    parser.add_argument(
+        "--plain", action="store_true", help="plain lines, as when output is not a terminal"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo until it ends or is interrupted; returns the exit status.
+
+    0: everything came out as it should; 1: something did not, or it could not be run.
+    """
+    from rich.console import Console
+    from twisted.internet import reactor as installed_reactor
+    from twisted.logger import globalLogBeginner
+
+    from ldmsjob.cli.demo_session import Demo
+    from ldmsjob.errors import LdmsJobError
+    from ldmsjob.logformat import Levels, LineObserver, stamp_from
+
+    reactor: Any = installed_reactor
+    console = Console()
+    observer = LineObserver(Levels(), stamp_from(os.environ), sys.stderr)
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+    statuses: list[int] = []
+
+    def failed(failure: Failure) -> int:
+        if failure.check(LdmsJobError) is None:
+            failure.printTraceback()
+        print(f"the demo failed: {failure.getErrorMessage()}", file=sys.stderr)
+        return 1
+
+    def ended(status: int) -> None:
+        statuses.append(status)
+        if reactor.running:
+            reactor.stop()
+
+    with tempfile.TemporaryDirectory(prefix="ldmsjob-demo.") as directory:
+        demo = Demo(
+            reactor,
+            console,
+            Path(directory),
+            fast=arguments.fast,
+            live=console.is_terminal and not arguments.plain,
+        )
+        reactor.callWhenRunning(lambda: demo.run().addErrback(failed).addCallback(ended))
+        # A closed terminal must not leave the directory behind; the reactor has the other signals.
+        signal.signal(signal.SIGHUP, lambda number, frame: reactor.callFromThread(reactor.stop))
+        reactor.run()
+        demo.close()
+    return statuses[0] if statuses else INTERRUPTED
