@@ -177,6 +177,16 @@ class ContradictionTests(SynchronousTestCase):
             patched = Patched()
             patched.meta[member + 24] = kind
             self.assertRaises(SetImageError, patched.values)
+        schema = Schema("s")
+        schema.add_record_type("r", [])
+        patched = Patched(MetricSet("x", schema, clock=lambda: 0))
+        self.assertEqual(patched.values()["r"].inst_sz, 16)
+        put(patched.meta, patched.value("r") + 12, 15)
+        self.assertRaises(SetImageError, patched.values)
+        patched = Patched()
+        put(patched.meta, patched.descriptor("point") + 8, end - 16)
+        patched.meta[-16:] = struct.pack("<4I", 1, 0, 1, 32)
+        self.assertRaises(SetImageError, patched.values)
         offset = Patched().descriptor("point") + 8
         self.refuse("meta", offset, end, end - 8, 0xFFFFFFFF)
 
@@ -263,6 +273,16 @@ class OutsideTests(SynchronousTestCase):
             patched = Patched()
             put(patched.data, patched.entry(metric, 1) + offset, number)
             self.assertIsNone(patched.values()[metric])
+
+    def test_records_in_lists(self) -> None:
+        """So is one of which a record, or a record's header, does."""
+        for room in (12 + 8, 12 + 16):
+            patched = Patched()
+            start = len(patched.data) - room
+            put(patched.data, patched.entry("points", 1), start - patched.heap)
+            record = struct.pack("<7I", 0, 0, RECORD.type_id | 1 << 8, 2, 0, start + 12, 5)
+            patched.data[start:] = record[:room]
+            self.assertIsNone(patched.values()["points"])
 
     def test_long_record_array(self) -> None:
         """A record array that is longer than the copy is None."""

@@ -328,6 +328,14 @@ class ListTests(SynchronousTestCase):
         self.assertEqual(metric_set.append_record("points", "point"), position)
         self.assertEqual(values(metric_set)["points"][0].value, {"x": 0, "tag": ""})
 
+    def test_what_looks_like_a_record(self) -> None:
+        """Values that happen to look like a record's beginning are not taken for one."""
+        metric_set = sample_set()
+        metric_set.put("n", 2)
+        metric_set.put("text", b"abcd\x05")
+        offset = metric_set.schema["n"].offset
+        self.assertRaises(SchemaError, metric_set.put_member, offset, "x", 1)
+
     def test_full(self) -> None:
         """A full heap raises SetFull and everything stays as it was; what is purged is room."""
         metric_set = sample_set()

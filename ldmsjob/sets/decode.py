@@ -442,8 +442,6 @@ class _Decoder:
             raise SetImageError("there is a list element, but no heap")
         elements: list[DecodedElement] = []
         while offset:
-            if len(elements) == count:
-                raise SetImageError(f"a list has more than its {count} elements")
             start = self._heap_base + offset
             if start + LIST_ENTRY.size > len(self._copy):
                 raise _Outside
