@@ -101,6 +101,7 @@ _FRAGMENT_AT = COUNTED_HEAD.sizeof()
 _MESSAGE_AT = _FRAGMENT_AT + FRAGMENT_HEAD.sizeof()
 TAG_AT = _MESSAGE_AT + BODY_OVERHEAD
 """Where the channel name of an unfragmented message begins in its frame."""
+_TAG_AT = TAG_AT - _FRAGMENT_AT  # in the payload
 _NO_ADDRESS = bytes(16)
 _HASH_PRIME = 0x0100_0193
 
@@ -320,9 +321,7 @@ class MessageReader:
                 command != MSG
                 or frame_kind != SENDRECV
                 or flags & 3 != FIRST
-                or body_len + TAG_AT != length
-                or data_len + _FRAGMENT_AT != length
-                or request_len != data_len
+                or not request_len == data_len == length - _FRAGMENT_AT == body_len + _TAG_AT
                 or stop > end
                 or length > MAX_FRAME
             ):
