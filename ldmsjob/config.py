@@ -115,7 +115,7 @@ def _command(line: str, file: str, number: int) -> Iterator[Command]:
     try:
         yield Command(verb, tuple(_attributes(text)), text, file, number)
     except ConfigError as error:
-        yield Command(verb, (), text, file, number, error.message)
+        yield Command(verb, (), text, file, number, str(error))
 
 
 def _attributes(text: str) -> Iterator[tuple[str, str | None]]:
@@ -131,7 +131,10 @@ def _attributes(text: str) -> Iterator[tuple[str, str | None]]:
             name = text[position : opening.end() - 2]
             closing = _CLOSING_QUOTE.search(text, opening.end())
             if closing is None:
-                raise ConfigError(f"the quote behind '{name}=' is not closed")
+                raise ConfigError(
+                    f"the quote behind '{name}=' is not closed",
+                    hint="put another one at the end of the value",
+                )
             value: str | None = text[opening.end() : closing.start()]
             position = closing.end()
         else:
@@ -143,7 +146,9 @@ def _attributes(text: str) -> Iterator[tuple[str, str | None]]:
                 raise ConfigError(f"'{token}' has no name in front of its '='")
         if name in seen:
             first, second = _shown(name, seen[name]), _shown(name, value)
-            raise ConfigError(f"attribute '{name}' is given twice: {first} and {second}")
+            raise ConfigError(
+                f"attribute '{name}' is given twice: {first} and {second}", hint="remove one"
+            )
         seen[name] = value
         yield name, value
 
@@ -217,15 +222,18 @@ def parse_integer(
     name: str, text: str, minimum: int | None = None, maximum: int | None = None
 ) -> int:
     """A decimal number. ``name`` is the attribute, for the message of the ``ConfigError``."""
-    if re.fullmatch(r"[+-]?[0-9]{1,20}", text) is None:
-        raise ConfigError(f"{name} '{text}' invalid", hint="it must be a whole number")
-    value = int(text)
-    if (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
-        if maximum is None:
-            raise ConfigError(f"{name} '{text}' invalid", hint=f"it must be at least {minimum}")
-        raise ConfigError(
-            f"{name} '{text}' invalid", hint=f"it must be from {minimum} to {maximum}"
-        )
+    value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,20}", text) else None
+    if (
+        value is None
+        or (minimum is not None and value < minimum)
+        or (maximum is not None and value > maximum)
+    ):
+        hint = "it must be a whole number"
+        if maximum is not None:
+            hint += f" from {minimum} to {maximum}"
+        elif minimum is not None:
+            hint += f" of at least {minimum}"
+        raise ConfigError(f"{name} '{text}' invalid", hint=hint)
     return value
 
 

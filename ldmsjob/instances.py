@@ -239,7 +239,10 @@ class JobManagerInstance(PluginInstance):
         """`jobmgr_start`. Raises ``ConfigError``: 22 not configured, 16 already started."""
         if self.state == "loaded":
             raise self._error(
-                "start", errno.EINVAL, "it is not configured", f"config name={self.name}"
+                "start",
+                errno.EINVAL,
+                "it is not configured",
+                f"put 'config name={self.name}' in front",
             )
         if self.wanted or self.state == "stopping":
             raise self._error(
@@ -325,7 +328,10 @@ class SamplerInstance(PluginInstance):
             raise self._error("start", errno.EBUSY, "it is already running")
         if self.state in ("loaded", "failed"):
             raise self._error(
-                "start", errno.EBUSY, f"it is {self._state_text()}", f"config name={self.name} …"
+                "start",
+                errno.EBUSY,
+                f"it is {self._state_text()}",
+                f"see 'config name={self.name} …'",
             )
 
     def _state_text(self) -> str:

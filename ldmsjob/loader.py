@@ -89,7 +89,8 @@ class Loader:
         if found is not None:
             return found[0]
         names = sorted(self._found[kind])
-        hints = [nearest(name, names) or f"there are: {', '.join(names)}"]
+        quoted = ", ".join(f"'{one}'" for one in names)
+        hints = [nearest(name, names) or f"this version has {quoted}"]
         hints += self.problems
         raise ConfigError(f"there is no {kind} '{name}'", rc=2, hint="; ".join(hints))
 

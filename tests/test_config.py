@@ -63,7 +63,9 @@ class ParseTests(SynchronousTestCase):
     def test_attribute_given_twice(self):
         """Is a fault that shows both."""
         (one,) = parse("listen port=1 port=2", "f")
-        self.assertEqual(one.fault, "attribute 'port' is given twice: port=1 and port=2")
+        self.assertEqual(
+            one.fault, "attribute 'port' is given twice: port=1 and port=2; remove one"
+        )
 
     def test_value_without_name(self):
         """Is a fault."""
@@ -155,7 +157,7 @@ class ValueTests(SynchronousTestCase):
         for text in ("0", "65536", "", "4x", "9" * 30, "4.1"):
             self.assertRaises(ConfigError, parse_integer, "port", text, 1, 65535)
         error = self.assertRaises(ConfigError, parse_integer, "quota", "-2", -1)
-        self.assertEqual(error.hint, "it must be at least -1")
+        self.assertEqual(error.hint, "it must be a whole number of at least -1")
 
     def test_sizes(self):
         """Units are powers of 1024; t is a terabyte."""
