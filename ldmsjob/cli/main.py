@@ -1,0 +1,52 @@
+"""The console script ``ldmsjob``: finds the sub-command and runs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from ldmsjob import __version__
+from ldmsjob.errors import ConfigError
+
+SUBCOMMANDS = ("demo", "publish", "subscribe", "plugins", "check")
+"""Modules of this package, each with ``add_parser(subparsers)``. They import what is heavy when
+they run."""
+
+INTERRUPTED = 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    result = argparse.ArgumentParser(
+        prog="ldmsjob", description="Tools of the LDMS job manager. The daemon: twistd ldmsjob."
+    )
+    result.add_argument("--version", action="version", version=f"ldmsjob {__version__}")
+    subparsers = result.add_subparsers(metavar="COMMAND", required=True)
+    for name in SUBCOMMANDS:
+        import_module(f"ldmsjob.cli.{name}").add_parser(subparsers)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the sub-command that ``argv`` names; returns the exit status."""
+    try:
+        arguments = parser().parse_args(argv)
+        status: int = arguments.run(arguments) or 0
+        sys.stdout.flush()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return error.rc
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough. The interpreter must not find that out by itself.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""``ldmsjob plugins [NAME]``: which plugins there are, and what `config` takes for one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ldmsjob.interfaces import AttributeSpec, IJobManagerFactory, ISamplerFactory
+from ldmsjob.jobsets import JOB_SET_ATTRIBUTES
+from ldmsjob.loader import KINDS, Loader
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the sub-command."""
+    parser = subparsers.add_parser("plugins", help="list plugins, or print how to use one")
+    parser.add_argument("name", nargs="*", metavar="NAME", help="a plugin of that list")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    if arguments.name:
+        return print_usage(arguments.name)
+    loader = Loader()
+    _print_problems(loader)
+    for kind, _ in KINDS:
+        for factory in loader.factories(kind):
+            print(f"{factory.name:<24} {_kind_word(factory, kind):<22} {factory.summary}")
+    return 0
+
+
+def print_usage(names: Sequence[str]) -> int:
+    """Print the usage of these plugins, of all job managers and samplers when none is named.
+
+    Returns the exit status: 2 for a name that there is not.
+    """
+    loader = Loader()
+    _print_problems(loader)
+    factories = [_find(loader, name) for name in names] or [
+        (factory, "plugin") for factory in loader.factories("plugin")
+    ]
+    print("\n\n".join(usage(factory, kind, loader.path(factory)) for factory, kind in factories))
+    return 0
+
+
+def _print_problems(loader: Loader) -> None:
+    for problem in loader.problems:
+        print(problem, file=sys.stderr)
+
+
+def _find(loader: Loader, name: str) -> tuple[Any, str]:
+    for kind, _ in KINDS[1:]:
+        for factory in loader.factories(kind):
+            if factory.name == name:
+                return factory, kind
+    return loader.find("plugin", name), "plugin"
+
+
+def _kind_word(factory: Any, kind: str) -> str:
+    if IJobManagerFactory.providedBy(factory):
+        return "job manager"
+    return "sampler" if ISamplerFactory.providedBy(factory) else kind
+
+
+def usage(factory: Any, kind: str, path: str) -> str:
+    """The usage text of a plugin, from the attributes that it declares."""
+    word = _kind_word(factory, kind)
+    lines = [f"{factory.name}: {word}", f"  {factory.summary}", f"  from {path}", ""]
+    if kind == "plugin":
+        lines += [
+            f"  load name={factory.name}",
+            f"  config name={factory.name} [ATTRIBUTE=VALUE …]",
+        ]
+        if word == "job manager":
+            lines.append(f"  jobmgr_start name={factory.name}")
+    elif kind == "transport":
+        lines.append(f"  listen xprt={factory.name} [port=PORT] [host=HOST]")
+    else:
+        lines.append(f"  auth_add name=NAME plugin={factory.name} [ATTRIBUTE=VALUE …]")
+    lines += _attribute_lines("Attributes:", factory.attributes)
+    if word == "job manager":
+        declared = {spec.name for spec in factory.attributes}
+        others = [spec for spec in JOB_SET_ATTRIBUTES if spec.name not in declared]
+        lines += _attribute_lines("Attributes of every job manager:", others)
+    return "\n".join(lines)
+
+
+def _attribute_lines(title: str, specs: Sequence[AttributeSpec]) -> list[str]:
+    if not specs:
+        return []
+    lines = ["", f"  {title}"]
+    for spec in specs:
+        if spec.required:
+            note = "required"
+        else:
+            note = "optional" if spec.default is None else f"default '{spec.default}'"
+        lines.append(f"    {spec.name:<18} {spec.kind:<12} {spec.meaning} ({note})")
+    return lines

@@ -1,0 +1,246 @@
+"""``twistd ldmsjob``: the command line, and the daemon as a Twisted application.
+
+The only module of the daemon that imports the reactor.
+"""
+
+from __future__ import annotations
+
+import getopt
+import os
+import signal
+import sys
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any, TextIO
+
+from twisted.application.service import MultiService
+from twisted.logger import ILogObserver, Logger, globalLogBeginner
+from twisted.python import usage
+from twisted.python.components import Componentized
+
+from ldmsjob import __version__
+from ldmsjob.commands import OPTIONS, commands_of
+from ldmsjob.daemon import Daemon
+from ldmsjob.errors import ConfigError
+from ldmsjob.interpreter import Interpreter
+from ldmsjob.loader import Loader
+from ldmsjob.logformat import Levels, LineObserver, stamp_from
+
+NOTHING_TO_DO = 101
+"""Exit status when neither a file nor a listener is given, as in C."""
+
+WRONG_OPTION = 1
+"""Exit status for an unknown option, as in C."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends the daemon in good order."""
+
+
+class Options(usage.Options):
+    """The command line. ``pairs`` are options and values in order, ``files`` those of ``-c``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pairs: list[tuple[str, str]] = []
+        self.files: list[str] = []
+        self.check = False
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:  # noqa: N802
+        """Take the command line; ends the process for what prints something or is wrong."""
+        letters = "".join(letter + ":" * option.argument for letter, option in OPTIONS.items())
+        names = {option.name: letter for letter, option in OPTIONS.items() if option.name}
+        try:
+            given, rest = getopt.gnu_getopt(
+                list(sys.argv[1:] if options is None else options),
+                letters + "h",
+                [*(f"{name}=" for name in names), "check", "help", "version"],
+            )
+            if rest:
+                raise getopt.GetoptError(f"'{rest[0]}' is not an option")
+        except getopt.GetoptError as error:
+            print(f"{self.getUsage()}\n{error.msg}", file=sys.stderr)
+            raise SystemExit(WRONG_OPTION) from None
+        for word, value in given:
+            self._take(names.get(word.lstrip("-"), word.lstrip("-")), value)
+        if not self.files and not any(letter == "x" for letter, _ in self.pairs):
+            print("ldmsjob: give a configuration file (-c) or a listener (-x)", file=sys.stderr)
+            raise SystemExit(NOTHING_TO_DO)
+
+    def _take(self, letter: str, value: str) -> None:
+        if letter in ("h", "help"):
+            print(self.getUsage())
+            raise SystemExit(0)
+        if letter in ("V", "version"):
+            print(f"ldmsjob {__version__}")
+            raise SystemExit(0)
+        if letter == "u":
+            raise SystemExit(_print_usage(value))
+        if letter == "check":
+            self.check = True
+        elif letter == "c":
+            self.files.append(value)
+        elif letter == "F":
+            print("ldmsjob: -F has no effect; use twistd -n", file=sys.stderr)
+        else:
+            self.pairs.append((letter, value))
+
+    def getUsage(self, width: int | None = None) -> str:  # noqa: N802
+        """The text of ``--help``."""
+        lines = ["Usage: twistd [twistd options] ldmsjob [options]", "Options:"]
+        for letter, option in OPTIONS.items():
+            if option.removed:
+                continue
+            words = f"-{letter}" + (f", --{option.name}" if option.name else "")
+            lines.append(f"  {words:<26} {option.help}")
+        lines.append(f"  {'    --check':<26} Read the configuration, say what would run, and exit.")
+        lines.append(f"  {'-h, --help':<26} Print this text and exit.")
+        return "\n".join(lines)
+
+
+def _print_usage(name: str) -> int:
+    from ldmsjob.cli.plugins import print_usage
+
+    return print_usage([] if name in ("all", "sampler", "store") else [name])
+
+
+class StartFailed(SystemExit, Exception):
+    """Ends the process with a status.
+
+    An ``Exception`` too, so that twistd removes its own pid file and a twistd in the background
+    tells its parent.
+    """
+
+    def __str__(self) -> str:
+        return f"exit status {self.code}"
+
+
+class Program(MultiService):
+    """The daemon inside a Twisted application.
+
+    Gives the application our log observer, ends it on signals with status 0, and turns a failing
+    start into an exit status.
+    """
+
+    log = Logger(namespace="ldmsd")
+
+    def __init__(self, daemon: Daemon, observer: LineObserver, reactor: Any) -> None:
+        super().__init__()
+        self.daemon = daemon
+        self.observer = observer
+        self._reactor = reactor
+        daemon.setServiceParent(self)
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Become part of an application, whose log we take over."""
+        if isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self.observer)
+        super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        """Bind the listeners."""
+        self._or_exit(super().privilegedStartService)
+
+    def startService(self) -> None:
+        """Start the daemon."""
+        self._reactor.callWhenRunning(self._take_signals)
+        self._or_exit(super().startService)
+
+    def _or_exit(self, start: Callable[[], None]) -> None:
+        try:
+            start()
+        except ConfigError as error:
+            report(error, self.observer, sys.__stderr__ or sys.stderr)
+            raise StartFailed(error.rc) from None
+
+    def _take_signals(self) -> None:
+        # Not left to the reactor: twistd would end by the signal itself, not with status 0.
+        for number in SIGNALS:
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._reactor.callFromThread(self._stopped_by, number)
+
+    def _stopped_by(self, number: int) -> None:
+        self.log.info("signal {number} received, exiting", number=number)
+        if self._reactor.running:
+            self._reactor.stop()
+
+
+def report(error: ConfigError, observer: LineObserver, stderr: TextIO) -> None:
+    """Say why the daemon ends: in the log as the C daemon does, and plainly on ``stderr``."""
+    log = Logger(namespace="config", observer=observer)
+    text = f"{error.message}; {error.hint}" if error.hint else error.message
+    file, _, line = error.where.rpartition(":")
+    if line.isdigit():
+        log.error("msg_no {line}: error {rc}: {text}", line=line, rc=error.rc, text=text)
+        log.error("Configuration error at line {line} ({file})", line=line, file=file)
+    else:
+        log.error("error {rc}: {text}", rc=error.rc, text=str(error))
+    Logger(namespace="ldmsd", observer=observer).info(
+        "LDMS Daemon exiting...status {rc}, Error {rc} processing configuration {where}",
+        rc=error.rc,
+        where=f"file '{file}'" if line.isdigit() else error.where,
+        always=True,
+    )
+    stderr.write(f"{error}\n")
+    stderr.flush()
+
+
+def configure(
+    options: Options,
+    reactor: Any,
+    environ: MutableMapping[str, str],
+    observer: LineObserver,
+    loader: Callable[[], Loader] = Loader,
+) -> Daemon:
+    """A daemon as these options and their files want it, not started. Raises ``ConfigError``."""
+    daemon = Daemon(
+        reactor,
+        loader=loader(),
+        levels=observer.levels,
+        observer=None if options.check else observer,
+    )
+    interpreter = Interpreter(daemon, environ)
+    interpreter.read(commands_of(options.pairs, "option"), options.files)
+    return daemon
+
+
+def makeService(options: Options) -> Program:
+    """The service that twistd runs. Ends the process when the configuration is wrong."""
+    from twisted.internet import reactor
+
+    if options.check:
+        raise SystemExit(check(options, reactor))
+    observer = LineObserver(Levels(), stamp_from(os.environ), sys.stdout)
+    try:
+        daemon = configure(options, reactor, os.environ, observer)
+    except ConfigError as error:
+        # Writes what has been logged so far, too.
+        globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+        report(error, observer, sys.stderr)
+        raise SystemExit(error.rc) from None
+    return Program(daemon, observer, reactor)
+
+
+def check(
+    options: Options,
+    reactor: Any,
+    stdout: TextIO | None = None,
+    stderr: TextIO | None = None,
+    begin_logging: Callable[..., None] = globalLogBeginner.beginLoggingTo,
+) -> int:
+    """Read the configuration and say what would run; returns the exit status.
+
+    Nothing is started, bound, opened or written. Log lines and what is wrong go to ``stderr``.
+    """
+    stdout, stderr = stdout or sys.stdout, stderr or sys.stderr
+    environ = dict(os.environ)
+    observer = LineObserver(Levels(), stamp_from(environ), stderr)
+    begin_logging([observer], redirectStandardIO=False)
+    try:
+        daemon = configure(options, reactor, environ, observer)
+    except ConfigError as error:
+        stderr.write(f"{error}\n")
+        return error.rc
+    for line in daemon.describe():
+        stdout.write(f"{line}\n")
+    return 0

@@ -1,0 +1,132 @@
+"""The console script and its sub-commands ``plugins`` and ``check``."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ldmsjob import __version__
+from ldmsjob.cli import main as main_module
+from ldmsjob.cli import plugins
+from ldmsjob.cli.main import main
+from ldmsjob.errors import ConfigError
+
+
+def run(*words):
+    """(status, output, errors) of the console script."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            status = main(words)
+        except SystemExit as ended:
+            status = ended.code
+    return status, output.getvalue(), errors.getvalue()
+
+
+def in_process(*words, **more):
+    """The console script in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "ldmsjob.cli.main", *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        **more,
+    )
+
+
+class MainTests(SynchronousTestCase):
+    """What holds for all sub-commands."""
+
+    def test_help_and_version(self):
+        """All sub-commands are listed."""
+        status, output, _ = run("--help")
+        self.assertEqual(status, 0)
+        for name in main_module.SUBCOMMANDS:
+            self.assertIn(name, output)
+        self.assertEqual(run("--version")[1], f"ldmsjob {__version__}\n")
+        self.assertEqual(run()[0], 2)
+
+    def fails_with(self, error):
+        """Run a sub-command that raises this."""
+
+        def fail(arguments):
+            raise error
+
+        self.patch(plugins, "run", fail)
+        return run("plugins")
+
+    def test_users_mistakes(self):
+        """One line, and the error's number."""
+        result = self.fails_with(ConfigError("no", rc=95, hint="yes"))
+        self.assertEqual(result, (95, "", "no; yes\n"))
+
+    def test_interrupt(self):
+        """No traceback."""
+        self.assertEqual(self.fails_with(KeyboardInterrupt()), (130, "", ""))
+
+    def test_reader_that_has_enough(self):
+        """No traceback, and success."""
+        read, write = os.pipe()
+        os.close(read)
+        result = subprocess.run(
+            [sys.executable, "-m", "ldmsjob.cli.main", "plugins"],
+            check=False,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        os.close(write)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+
+
+class PluginsTests(SynchronousTestCase):
+    """``ldmsjob plugins``."""
+
+    def test_list(self):
+        """Name, kind and summary of each."""
+        status, output, errors = run("plugins")
+        self.assertEqual((status, errors), (0, ""))
+        self.assertRegex(output, r"(?m)^jobmgr_slurm +job manager +Follows Slurm")
+        self.assertRegex(output, r"(?m)^test_jobmgr_sampler +sampler +Writes")
+        self.assertRegex(output, r"(?m)^sock +transport +TCP")
+        self.assertRegex(output, r"(?m)^none +authentication plugin +No")
+
+    def test_usage(self):
+        """How to use it, its attributes, and those that every job manager has."""
+        status, output, _ = run("plugins", "jobmgr_slurm")
+        self.assertEqual(status, 0)
+        self.assertIn("load name=jobmgr_slurm", output)
+        self.assertRegex(output, r"message_channel +text .*\(default 'slurm'\)")
+        self.assertRegex(output, r"linger +seconds .*\(default '10'\)")
+        output = run("plugins", "test_jobmgr_sampler")[1]
+        self.assertRegex(output, r"file +path .*\(required\)")
+        self.assertNotIn("linger", output)
+        self.assertIn("listen xprt=sock", run("plugins", "sock")[1])
+        self.assertIn("auth_add name=NAME plugin=none", run("plugins", "none")[1])
+
+    def test_unknown(self):
+        """The nearest one, status 2."""
+        status, _, errors = run("plugins", "jobmgr_slrm")
+        self.assertEqual(status, 2)
+        self.assertIn("did you mean 'jobmgr_slurm'?", errors)
+
+
+class CheckTests(SynchronousTestCase):
+    """``ldmsjob check``."""
+
+    def test_check(self):
+        """Good files are described, bad ones end it with their number; no traceback."""
+        path = self.mktemp()
+        with open(path, "w") as file:
+            file.write("listen xprt=sock port=412\n")
+        result = in_process("check", path)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertIn("listen on sock:412\n", result.stdout)
+        result = in_process("check", path, "/nonexistent/x.conf")
+        self.assertEqual((result.returncode, result.stdout), (2, ""))
+        self.assertRegex(result.stderr, r"^cannot open the configuration file .*\n$")
