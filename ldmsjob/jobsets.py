@@ -1,0 +1,423 @@
+"""Job sets: what the job table knows, written into the metric sets that peers read.
+
+One set for each attempt of a job, in the schema of the C job manager. docs/job-sets.md describes
+it for its readers.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import cast
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from ldmsjob.errors import ConfigError, SchemaError, SetExists
+from ldmsjob.interfaces import AttributeSpec, IStats
+from ldmsjob.jobs import Change, Job, Task
+from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.sets.fields import FieldGroup, MemberGroup, RecordAppender
+from ldmsjob.sets.metricset import MetricSet
+from ldmsjob.sets.registry import SetRegistry
+from ldmsjob.sets.schema import Member, Schema
+from ldmsjob.values import CHAR_ARRAY, S32, TIMESTAMP, U32, U64, cut_text, timestamp_word
+
+SCHEMA_NAME = "jobmgr_slurm"
+
+DEFAULT_TASKS = 10
+"""Tasks that a job set has room for at first: what C's list of 4096 bytes holds."""
+
+MAX_TASKS = 1_000_000
+"""Tasks that a set can show at most; further ones are counted and left out."""
+
+MAX_ANNOUNCED_TASKS = 16_384
+"""Room is made for announced tasks up to this number; for more when they have started. A wrong
+number in a message must not take the daemon's memory."""
+
+_TEXT = 256
+_USER = 32
+_TASK_LIST = "task_list"
+_TASK_RECORD = "task_rec_def"
+
+JOB_SET_ATTRIBUTES = (
+    AttributeSpec("component_id", "Text for the metric component_id of job sets.", "text", ""),
+    AttributeSpec("linger", "How long a job's set stays after the job's end.", "seconds", "10"),
+    AttributeSpec("perm", "Who may read job sets, as octal digits.", "octal", "640"),
+    AttributeSpec(
+        "owner", "Who owns job sets: the daemon's user or the job's.", "daemon|job", "daemon"
+    ),
+    AttributeSpec(
+        "tasks", "Tasks that a job set has room for at first.", "integer", str(DEFAULT_TASKS)
+    ),
+)
+"""What ``config`` of every job manager accepts, whatever else it does."""
+
+
+def job_set_schema(task_budget: int = 4096) -> Schema:
+    """The schema of job sets. ``task_budget`` is the heap of the task list in bytes.
+
+    Its digest does not depend on the budget.
+    """
+    schema = Schema(SCHEMA_NAME)
+    for name, size in (("component_id", _TEXT), ("job_id", _TEXT), ("user", _USER)):
+        schema.add_metric(name, CHAR_ARRAY, size, meta=True)
+    schema.add_metric("job_name", CHAR_ARRAY, _TEXT, meta=True)
+    schema.add_metric("job_uid", U32, meta=True)
+    schema.add_metric("job_gid", U32, meta=True)
+    schema.add_metric("job_start", TIMESTAMP)
+    schema.add_metric("job_end", TIMESTAMP)
+    for name in ("node_count", "total_tasks", "local_tasks"):
+        schema.add_metric(name, U32)
+    schema.add_list(_TASK_LIST, task_budget)
+    schema.add_record_type(
+        _TASK_RECORD,
+        (
+            Member("task_id", CHAR_ARRAY, _TEXT),
+            Member("task_pid", U64),
+            Member("task_rank", U32),
+            Member("task_start", TIMESTAMP),
+            Member("task_end", TIMESTAMP),
+            Member("task_exit_status", S32),
+            Member("step_id", U64),
+        ),
+    )
+    schema.add_metric("step_id", U64)
+    schema.add_metric("job_tag", CHAR_ARRAY, _TEXT)
+    return schema
+
+
+_SCHEMA = job_set_schema()
+_DESCRIPTION = FieldGroup(
+    _SCHEMA, "component_id", "job_id", "user", "job_name", "job_uid", "job_gid"
+)
+_COUNTS = FieldGroup(_SCHEMA, "job_start", "job_end", "node_count", "total_tasks", "local_tasks")
+_STEP = FieldGroup(_SCHEMA, "step_id", "job_tag")
+_TASKS = RecordAppender(_SCHEMA, _TASK_LIST, _TASK_RECORD)
+_TASK_CHANGES = MemberGroup(
+    _SCHEMA,
+    _TASK_RECORD,
+    *("task_pid", "task_rank", "task_start", "task_end", "task_exit_status", "step_id"),
+)
+
+
+def _integer(mapping: Mapping[str, str], name: str, default: str, base: int = 10) -> int:
+    text = mapping.get(name, default)
+    try:
+        return int(text, base)
+    except ValueError:
+        raise ConfigError(f"{name}={text} is not a number") from None
+
+
+@dataclass(frozen=True, eq=False)
+class JobSetPolicy:
+    """How the sets of one job manager instance are made. Two policies are never equal."""
+
+    component_id: str = ""
+    linger_seconds: float = 10.0
+    perm: int = 0o640
+    owned_by_job: bool = False
+    """Whether a set belongs to the job's user, as soon as that is known, or to the daemon's."""
+    tasks: int = DEFAULT_TASKS
+    schema: Schema = _SCHEMA
+
+    @cached_property
+    def component_text(self) -> bytes:
+        """``component_id`` as it stands in images."""
+        return cut_text(self.component_id, _TEXT)
+
+    @classmethod
+    def from_attributes(cls, mapping: Mapping[str, str]) -> JobSetPolicy:
+        """From the attributes of ``JOB_SET_ATTRIBUTES``; those that are absent have defaults.
+
+        ``linger`` is a number of seconds and ``perm`` octal digits. Raises ``ConfigError``.
+        """
+        text = mapping.get("linger", "10")
+        try:
+            linger = float(text)
+        except ValueError:
+            linger = -1.0
+        if not 0 <= linger < 1e9:
+            raise ConfigError(f"linger={text} is not a time", hint="it may be 0 or more seconds")
+        perm = _integer(mapping, "perm", "640", 8)
+        if not 0 <= perm <= 0o777:
+            raise ConfigError(f"perm={perm:o} is not a permission", hint="it may be 0 to 777")
+        owner = mapping.get("owner", "daemon")
+        if owner not in ("daemon", "job"):
+            raise ConfigError(f"owner={owner} is unknown", hint="it may be daemon or job")
+        tasks = _integer(mapping, "tasks", str(DEFAULT_TASKS))
+        if not 1 <= tasks <= MAX_TASKS:
+            raise ConfigError(f"tasks={tasks} is out of range", hint=f"it may be 1 to {MAX_TASKS}")
+        return cls(
+            mapping.get("component_id", ""),
+            linger,
+            perm,
+            owner == "job",
+            tasks,
+            _SCHEMA if tasks == DEFAULT_TASKS else job_set_schema(_TASKS.heap_size(tasks)),
+        )
+
+
+class JobSet(MetricSet):
+    """The set of one job, and where its task records stand."""
+
+    __slots__ = ("capacity", "positions")
+
+    capacity: int
+    """Tasks that there is room for."""
+    positions: list[int]
+    """Of the task records, in the order of ``Job.task_records``."""
+
+
+class JobSets:
+    """Makes, fills and withdraws the sets of all jobs.
+
+    A set is withdrawn when its job has ended and its linger is over; ``forget`` is then called with
+    the job. ``monotonic`` gives the seconds that lingers are measured in, ``clock`` makes the
+    calls.
+
+    Counters: ``made``, ``laid_out_anew`` (for more tasks), ``removed``, ``not_offered`` (sets that
+    peers do not see because their name is taken or cannot be one) and ``tasks_left_out`` (of a job
+    with more than ``MAX_TASKS``).
+    """
+
+    def __init__(
+        self,
+        registry: SetRegistry,
+        clock: IReactorTime,
+        stats: IStats,
+        log: LimitedLog,
+        daemon_name: str,
+        forget: Callable[[Job], None],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._stats = stats
+        self._log = log
+        self._daemon_name = daemon_name
+        self._forget = forget
+        self._monotonic = monotonic
+        self._uid = os.geteuid()
+        self._gid = os.getegid()
+        self._lingering: list[tuple[float, int, Job]] = []
+        self._lingered = 0
+        self._timer: IDelayedCall | None = None
+        self._timer_deadline = 0.0
+
+    def apply(self, change: Change, now_us: int) -> None:
+        """Write one change into the job's set, as one transaction at wall-clock time ``now_us``."""
+        job = change.job
+        if change.opened:
+            self._open(job, now_us)
+        else:
+            metric_set = cast(JobSet, job.metric_set)
+            if change.described:
+                self._describe(job, metric_set)
+            if job.expected_tasks <= metric_set.capacity or not self._lay_out_anew(job, now_us):
+                if change.filled:
+                    _fill(job, metric_set)
+                    if not change.ended:
+                        _fill_step(job, metric_set)
+                if change.tasks:
+                    self._put_tasks(metric_set, change.tasks)
+                metric_set.commit(now_us)
+        if change.ended:
+            self._linger(job)
+
+    def drop(self, jobs: Collection[Job]) -> None:
+        """Withdraw the sets of these jobs now."""
+        dropped = set(jobs)
+        self._lingering = [entry for entry in self._lingering if entry[2] not in dropped]
+        heapq.heapify(self._lingering)
+        for job in jobs:
+            self._remove(job)
+
+    def close(self) -> None:
+        """Cancel the timer. Sets stay as they are."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._lingering.clear()
+
+    # Making
+
+    def _open(self, job: Job, now_us: int) -> None:
+        key = job.key
+        name = f"{self._daemon_name}/job_{key.text}"
+        if key.attempt > 1:
+            name = f"{name}.{key.attempt}"
+        tasks = max(job.policy.tasks, _room_wanted(job))
+        try:
+            metric_set = self._make(job, name, tasks, now_us)
+            self._registry.add(metric_set)
+            self._stats.add("made")
+        except (SchemaError, SetExists) as error:
+            self._stats.add("not_offered")
+            self._log.warn(
+                "set name",
+                "no peer can see the set of job {job}: {error}",
+                job=key.text,
+                error=error,
+            )
+            job.metric_set = self._make(job, "not_offered", tasks, now_us)
+
+    def _make(self, job: Job, name: str, tasks: int, now_us: int) -> JobSet:
+        """A set with everything that is known of the job, not yet offered."""
+        policy = job.policy
+        heap_size, capacity = _room_for(tasks)
+        metric_set = JobSet(
+            name,
+            policy.schema,
+            clock=self._wall_us,
+            uid=self._uid,
+            gid=self._gid,
+            perm=policy.perm,
+            heap_size=heap_size,
+        )
+        metric_set.capacity = capacity
+        metric_set.positions = []
+        job.metric_set = metric_set
+        self._describe(job, metric_set)
+        _fill(job, metric_set)
+        _fill_step(job, metric_set)
+        self._put_tasks(metric_set, job.task_records)
+        metric_set.commit(now_us)
+        return metric_set
+
+    def _lay_out_anew(self, job: Job, now_us: int) -> bool:
+        """Replace the set by one with at least twice the room, in which everything stands.
+
+        False when no more room is wanted than there is.
+        """
+        old = cast(JobSet, job.metric_set)
+        wanted = _room_wanted(job)
+        if wanted <= old.capacity:
+            return False
+        new = self._make(job, old.instance, min(max(wanted, 2 * old.capacity), MAX_TASKS), now_us)
+        self._stats.add("laid_out_anew")
+        if self._registry.get(old.instance) is old:
+            self._registry.remove(old.instance)
+            self._registry.add(new)
+        return True
+
+    def _wall_us(self) -> int:
+        return int(self._clock.seconds() * 1_000_000)
+
+    def _describe(self, job: Job, metric_set: JobSet) -> None:
+        policy = job.policy
+        _DESCRIPTION.write(
+            metric_set,
+            policy.component_text,
+            _text(job.key.text, _TEXT),
+            _text(job.user, _USER),
+            _text(job.job_name, _TEXT),
+            job.uid or 0,
+            job.gid or 0,
+        )
+        if policy.owned_by_job and job.uid is not None:
+            gid = self._gid if job.gid is None else job.gid
+            if (metric_set.uid, metric_set.gid) != (job.uid, gid):
+                metric_set.set_owner(job.uid, gid, policy.perm)
+                if self._registry.get(metric_set.instance) is metric_set:
+                    self._registry.changed(metric_set.instance)
+
+    def _put_tasks(self, metric_set: JobSet, tasks: Collection[Task]) -> None:
+        """Append or update the records of these tasks."""
+        positions = metric_set.positions
+        for task in tasks:
+            values = (
+                task.pid or 0,
+                task.rank or 0,
+                _word(task.start_us),
+                _word(task.end_us),
+                task.exit_status or 0,
+                task.step_id,
+            )
+            if task.position < len(positions):
+                _TASK_CHANGES.write(metric_set, positions[task.position], *values)
+            elif len(positions) < metric_set.capacity:
+                task_id = str(task.task_id).encode()
+                positions.append(_TASKS.append(metric_set, task_id, *values))
+            else:
+                self._stats.add("tasks_left_out")
+
+    # Withdrawing
+
+    def _linger(self, job: Job) -> None:
+        deadline = self._monotonic() + job.policy.linger_seconds
+        self._lingered += 1
+        heapq.heappush(self._lingering, (deadline, self._lingered, job))
+        if self._timer is None or deadline < self._timer_deadline:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        """One timer for all: the next deadline."""
+        deadline = self._lingering[0][0]
+        delay = max(0.0, deadline - self._monotonic())
+        self._timer_deadline = deadline
+        if self._timer is None:
+            self._timer = self._clock.callLater(delay, self._expire)
+        else:
+            self._timer.reset(delay)
+
+    def _expire(self) -> None:
+        # The timer follows the wall clock, which may have been set: only what is due goes.
+        self._timer = None
+        now = self._monotonic()
+        lingering = self._lingering
+        while lingering and lingering[0][0] <= now:
+            self._remove(heapq.heappop(lingering)[2])
+        if self._lingering:
+            self._set_timer()
+
+    def _remove(self, job: Job) -> None:
+        metric_set = cast(JobSet, job.metric_set)
+        if self._registry.get(metric_set.instance) is metric_set:
+            self._registry.remove(metric_set.instance)
+            self._stats.add("removed")
+        self._forget(job)
+
+
+@lru_cache(maxsize=64)
+def _room_for(tasks: int) -> tuple[int, int]:
+    """The heap for so many tasks, and how many it really holds."""
+    heap_size = _TASKS.heap_size(tasks)
+    return heap_size, _TASKS.capacity(heap_size)
+
+
+def _fill(job: Job, metric_set: JobSet) -> None:
+    """Write times and counts."""
+    _COUNTS.write(
+        metric_set,
+        _word(job.start_us),
+        _word(job.end_us),
+        job.node_count or 0,
+        job.total_tasks or 0,
+        job.local_tasks or 0,
+    )
+
+
+def _fill_step(job: Job, metric_set: JobSet) -> None:
+    """Write what step inits alone tell."""
+    if job.step_id is not None:
+        _STEP.write(metric_set, job.step_id, _text(job.job_tag, _TEXT))
+
+
+def _text(text: str | None, size: int) -> bytes:
+    if not text:
+        return b""
+    data = text.encode("utf-8", "replace")
+    return data if len(data) < size and 0 not in data else cut_text(data, size)
+
+
+def _word(time_us: int | None) -> int:
+    return timestamp_word(time_us) if time_us else 0
+
+
+def _room_wanted(job: Job) -> int:
+    """The number of tasks that the job's set should have room for."""
+    announced = min(job.expected_tasks, MAX_ANNOUNCED_TASKS)
+    return min(max(announced, len(job.task_records)), MAX_TASKS)
