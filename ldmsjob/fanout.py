@@ -75,6 +75,8 @@ class Subscription:
             EventsLost: subscriber.events_lost,
         }
         self._stats = stats
+        stats.add("delivered", 0)
+        self._counters = stats.values
         self._log = log
         self._fanout = fanout
         self._running = False
@@ -137,8 +139,7 @@ class Subscription:
                 self._failed()
             else:
                 self._failures = 0
-        if delivered:
-            self._stats.add("delivered", delivered)
+        self._counters["delivered"] += delivered
         self._running = False
         if self._closing and not self.waiting:
             self._finish()

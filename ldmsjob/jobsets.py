@@ -232,15 +232,17 @@ class JobSets:
         dropped = set(jobs)
         self._lingering = [entry for entry in self._lingering if entry[2] not in dropped]
         heapq.heapify(self._lingering)
+        if not self._lingering:
+            self.close()
         for job in jobs:
             self._remove(job)
 
     def close(self) -> None:
-        """Cancel the timer. Sets stay as they are."""
+        """End no lingers any more. Sets stay as they are."""
+        self._lingering.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._lingering.clear()
 
     # Making
 

@@ -1,0 +1,164 @@
+"""Jobs as the rest of the daemon sees them: notices in; job sets and job events out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from ldmsjob.events import JobEvent
+from ldmsjob.facts import JobKey
+from ldmsjob.fanout import Fanout, Subscription
+from ldmsjob.interfaces import IJobSubscriber
+from ldmsjob.jobs import Change, Job
+from ldmsjob.jobsets import JobSetPolicy, JobSets
+from ldmsjob.jobtable import JobTable
+from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.notices import Notice
+from ldmsjob.sets.registry import SetRegistry
+from ldmsjob.stats import Stats
+from ldmsjob.turns import Turn
+from ldmsjob.users import Users
+
+
+class JobService:
+    """The job table, the job sets and the subscribers of job events, joined.
+
+    A set shows a change when the event of that change is delivered. ``clock`` is the wall clock and
+    makes the calls; ``monotonic`` measures lingers and is ``clock.seconds`` unless given: the
+    daemon gives ``time.monotonic``, because its reactor goes by the wall clock. ``users`` looks up
+    what notices do not tell; by default in threads of the reactor.
+
+    Counters stand in the groups ``jobs``, ``job_sets`` and ``subscribers`` of ``stats``.
+    """
+
+    log = Logger(namespace="jobmgr")
+
+    def __init__(
+        self,
+        registry: SetRegistry,
+        turn: Turn,
+        clock: IReactorTime,
+        stats: Stats,
+        daemon_name: str,
+        *,
+        monotonic: Callable[[], float] | None = None,
+        users: Users | None = None,
+    ) -> None:
+        log = LimitedLog(self.log)
+        self._turn = turn
+        self._clock = clock
+        self._stats = stats.child("jobs")
+        self._table = JobTable(self._stats)
+        self._sets = JobSets(
+            registry,
+            clock,
+            stats.child("job_sets"),
+            log,
+            daemon_name,
+            self._table.forget,
+            monotonic or clock.seconds,
+        )
+        self._fanout = Fanout(stats.child("subscribers"), log)
+        self._users = users or Users(clock, deferToThread)
+
+    def apply(
+        self,
+        notice: Notice,
+        received_time_us: int,
+        resource_manager: str,
+        policy: JobSetPolicy,
+    ) -> None:
+        """Do all that a notice means: change jobs, write sets, deliver events.
+
+        ``policy`` is for the sets of jobs that begin with this notice. May be called from inside a
+        job event; what it gives is then delivered behind what was there before.
+        """
+        changes = self._table.apply(notice, received_time_us, resource_manager)
+        if not changes:
+            return
+        for change in changes:
+            if change.opened:
+                change.job.policy = policy
+            self._sets.apply(change, received_time_us)
+        events = changes[0].events
+        if len(changes) > 1:
+            events = [event for change in changes for event in change.events]
+        if len(events) == 1:
+            self._fanout.post(events)
+        elif events:
+            with self._turn:  # so that subscribers need not write each event on its own
+                self._fanout.post(events)
+        for change in changes:
+            if change.ended or (change.job.adopted and change.described):
+                self._look_up(change.job)
+
+    def subscribe(
+        self, subscriber: IJobSubscriber, *, name: str, replay: bool = False
+    ) -> Subscription:
+        """Deliver job events from now on; ``name`` stands in logs and counters.
+
+        With ``replay`` the subscriber first gets the start events of the jobs, steps and tasks that
+        run, with origin ``replay``; then every event from now on, none missing and none twice.
+        """
+        events: list[JobEvent] = []
+        if replay:
+            now_us = self._now_us()
+            for job in self._table.running():
+                events += self._table.started_events(job, now_us)
+        return self._fanout.subscribe(subscriber, name=name, replay=events)
+
+    def jobs(self) -> list[Job]:
+        """All jobs that run or whose sets linger, in the order in which they began."""
+        return self._table.jobs()
+
+    def find_job(self, key: JobKey) -> Job | None:
+        """The job, while it runs or its set lingers."""
+        return self._table.find(key)
+
+    def drop_jobs(self, policy: JobSetPolicy) -> None:
+        """Forget the jobs that were opened with this very policy, and withdraw their sets now.
+
+        For a job manager that is terminated. The jobs have not ended, so there are no events;
+        running ones are counted as ``dropped``.
+        """
+        jobs = [job for job in self._table.jobs() if job.policy is policy]
+        self._stats.add("dropped", sum(not job.ended for job in jobs))
+        self._sets.drop(jobs)
+
+    def close(self) -> Deferred[None]:
+        """Deliver what is queued, then every subscriber's last call; fires when all are done.
+
+        Sets stay where they are; lingers end no more.
+        """
+        self._sets.close()
+        with self._turn:
+            return self._fanout.close()
+
+    # Looking up users
+
+    def _look_up(self, job: Job) -> None:
+        """Ask the user database for what notices have not told and may not tell any more.
+
+        For an adopted job at once, because its set may belong to its user; for others at the end.
+        """
+        looking = self._users.missing_facts(job.facts)
+        if looking is not None:
+            looking.addCallback(self._looked_up, job)
+            looking.addErrback(self._look_up_failed)
+
+    def _looked_up(self, found: dict[str, Any], job: Job) -> None:
+        if found and self._table.find(job.key) is job:
+            change: Change = self._table.describe(job, **found)
+            if change.described:
+                self._sets.apply(change, self._now_us())
+
+    def _look_up_failed(self, failure: Any) -> None:
+        self.log.failure("looking up the user of a job failed", failure)
+
+    def _now_us(self) -> int:
+        return int(self._clock.seconds() * 1_000_000)
