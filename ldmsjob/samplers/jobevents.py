@@ -1,0 +1,228 @@
+"""``test_jobmgr_sampler``: writes a line to a file for each job event.
+
+The lines are those of the C plugin of that name, byte for byte; docs/events.md, Event file, gives
+the formats. Lines of one turn are written with one system call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+
+from zope.interface import implementer
+
+from ldmsjob.errors import ConfigError
+from ldmsjob.events import (
+    EventsLost,
+    JobEnded,
+    JobSetDeleted,
+    JobStarted,
+    StepEnded,
+    StepStarted,
+    TaskEnded,
+    TaskStarted,
+)
+from ldmsjob.facts import JobFacts, StepFacts, TaskFacts
+from ldmsjob.interfaces import ISampler, ISamplerContext
+from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.subscriber import JobSubscriber
+
+_MASK_32 = 0xFFFF_FFFF
+_MASK_64 = 0xFFFF_FFFF_FFFF_FFFF
+
+_NO_TIME = "0.000000"
+
+# Without O_NONBLOCK a pipe that nobody reads would stop the daemon. A file is not affected.
+_OPEN_FLAGS = (
+    os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+)
+
+
+def _signed(number: int | None) -> int:
+    """As C's ``%d`` prints a 32-bit number; unknown is 0."""
+    if not number:
+        return 0
+    number &= _MASK_32
+    return number if number < 0x8000_0000 else number - 0x1_0000_0000
+
+
+def _unsigned(number: int | None) -> int:
+    """As C's ``%u`` prints a 32-bit number; unknown is 0."""
+    return number & _MASK_32 if number else 0
+
+
+@lru_cache(maxsize=256)
+def _time(time_us: int | None) -> str:
+    if not time_us:
+        return _NO_TIME
+    seconds, microseconds = divmod(time_us, 1_000_000)
+    return f"{seconds}.{microseconds:06d}"
+
+
+def job_text(facts: JobFacts) -> str:
+    """What stands behind the colon of a job's line."""
+    return (
+        f'{{"job_id":"{facts.job_id}","uid":{_signed(facts.uid)},"gid":{_signed(facts.gid)},'
+        f'"job_start":{_time(facts.start_us)},"job_end":{_time(facts.end_us)},'
+        f'"node_count":{_unsigned(facts.node_count)},"total_tasks":{_unsigned(facts.total_tasks)},'
+        f'"local_tasks":{_unsigned(facts.local_tasks)}}}\n'
+    )
+
+
+def task_text(facts: TaskFacts) -> str:
+    """What stands behind the colon of a task's line."""
+    return (
+        f'{{"task_id":"{facts.task_id}","task_pid":{(facts.pid or 0) & _MASK_64},'
+        f'"task_rank":{_unsigned(facts.rank)},"task_start":{_time(facts.start_us)},'
+        f'"task_end":{_time(facts.end_us)},"task_exit_status":{_signed(facts.exit_status)}}}\n'
+    )
+
+
+def step_text(job: JobFacts, facts: StepFacts) -> str:
+    """What stands behind the colon of a step's line, which the C plugin does not have."""
+    return (
+        f'{{"job_id":"{job.job_id}","step_id":{facts.step_id},'
+        f'"step_start":{_time(facts.start_us)},"step_end":{_time(facts.end_us)},'
+        f'"node_count":{_unsigned(facts.node_count)},"total_tasks":{_unsigned(facts.total_tasks)},'
+        f'"local_tasks":{_unsigned(facts.local_tasks)}}}\n'
+    )
+
+
+@implementer(ISampler)
+class JobEventSampler(JobSubscriber):
+    """Writes job events to the file named by the attribute ``file``, emptied at the start.
+
+    ``steps`` adds lines for step starts and ends. ``component_id``, ``instance`` and ``producer``
+    are accepted and mean nothing, as in C: it makes no set.
+
+    Counters: ``lines`` written, ``lines_lost`` to failed writes or to this sampler's own slowness,
+    ``write_errors``. The file never holds part of a line; what a failed write left is cut off.
+    """
+
+    def __init__(self, context: ISamplerContext) -> None:
+        self._context = context
+        self._log = LimitedLog(context.log)
+        self._path = ""
+        self._steps = False
+        self._fd = -1
+        self._lines: list[str] = []
+        self._rest = b""
+        self._ended_facts: JobFacts | None = None
+        self._ended_text = ""
+
+    def configure(self, attributes: Mapping[str, str]) -> None:
+        """Take the file's name. Raises ``ConfigError``."""
+        path = attributes.get("file", "")
+        if not path:
+            raise ConfigError("attribute 'file' is required", hint="file=PATH")
+        self._path = path
+        self._steps = attributes.get("steps") == "true"
+
+    def start(self) -> None:
+        """Open the file and listen to job events. Raises ``ConfigError``."""
+        try:
+            self._fd = os.open(self._path, _OPEN_FLAGS, 0o666)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot open file {self._path}: {error.strerror}", rc=error.errno or 0
+            ) from error
+        self._context.subscribe_jobs(self)
+
+    def sample(self, now: float) -> None:
+        """Nothing: it reacts to events."""
+
+    def stop(self) -> None:
+        """Write what is left and close the file."""
+        self._flush()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def job_started(self, event: JobStarted) -> None:
+        """Write a ``job_start`` line."""
+        self._put("job_start: " + job_text(event.facts))
+
+    def step_started(self, event: StepStarted) -> None:
+        """Write a ``step_start`` line, if step lines are wanted."""
+        if self._steps:
+            self._put("step_start: " + step_text(event.facts, event.step))
+
+    def task_started(self, event: TaskStarted) -> None:
+        """Write a ``task_start`` line."""
+        self._put("task_start: " + task_text(event.task))
+
+    def task_ended(self, event: TaskEnded) -> None:
+        """Write a ``task_end`` line."""
+        self._put("task_end: " + task_text(event.task))
+
+    def step_ended(self, event: StepEnded) -> None:
+        """Write a ``step_end`` line, if step lines are wanted."""
+        if self._steps:
+            self._put("step_end: " + step_text(event.facts, event.step))
+
+    def job_ended(self, event: JobEnded) -> None:
+        """Write a ``job_end`` line."""
+        # The next event of the job, that of its set, has the same facts.
+        self._ended_facts = facts = event.facts
+        self._ended_text = text = job_text(facts)
+        self._put("job_end: " + text)
+
+    def job_set_deleted(self, event: JobSetDeleted) -> None:
+        """Write a ``jobset_delete`` line."""
+        facts = event.facts
+        text = self._ended_text if facts is self._ended_facts else job_text(facts)
+        self._put("jobset_delete: " + text)
+
+    def events_lost(self, event: EventsLost) -> None:
+        """Count them. There is no line for it that a reader of C's file would know."""
+        self._context.stats.add("lines_lost", event.count)
+
+    def subscription_closed(self) -> None:
+        """Write the line ``client_close``."""
+        self._put("client_close\n")
+
+    def _put(self, line: str) -> None:
+        lines = self._lines
+        lines.append(line)
+        if len(lines) == 1:
+            self._context.at_turn_end(self._flush)
+
+    def _flush(self) -> None:
+        lines = self._lines
+        if not lines or self._fd < 0:
+            return
+        self._lines = []
+        data = self._rest + "".join(lines).encode()
+        self._rest = b""
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._fd, data[written:] if written else data)
+        except OSError as error:
+            lost = self._lose(data, written)
+            self._context.stats.add("lines_lost", lost)
+            self._context.stats.add("write_errors")
+            self._context.stats.add("lines", len(lines) - lost)
+            self._log.warn(
+                "write",
+                "cannot write to {path}: {error}; {lost} lines are lost",
+                path=self._path,
+                error=error.strerror,
+                lost=lost,
+            )
+        else:
+            self._context.stats.add("lines", len(lines))
+
+    def _lose(self, data: bytes, written: int) -> int:
+        """Let the file end with a whole line; return how many of ``data`` it does not hold."""
+        whole = data.rfind(b"\n", 0, written) + 1
+        if whole < written:
+            try:
+                size = os.fstat(self._fd).st_size
+                os.ftruncate(self._fd, size - (written - whole))
+            except (OSError, ValueError):
+                # What has gone into a pipe cannot be taken back: the line is finished later.
+                whole = data.index(b"\n", written) + 1
+                self._rest = data[written:whole]
+        return data.count(b"\n", whole)
