@@ -447,7 +447,7 @@ class Option:
     argument: bool = True
     command_line_only: bool = False
     removed: str = ""
-    """Set for an option that C once had: what to do instead."""
+    """Set for an option that only C has, or had: what to do instead."""
 
 
 OPTIONS = {
@@ -486,9 +486,7 @@ def commands_of(pairs: Iterable[tuple[str, str]], where: str) -> list[Command]:
         option = OPTIONS[letter]
         place = f"{where} -{letter}"
         if option.removed:
-            raise ConfigError(
-                f"the option -{letter} does not exist any more", where=place, hint=option.removed
-            )
+            raise ConfigError(f"there is no option -{letter}", where=place, hint=option.removed)
         if letter == "A":
             name, equals, text = value.partition("=")
             if not name or not equals:

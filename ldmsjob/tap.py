@@ -99,18 +99,26 @@ class Options(usage.Options):
 def _print_usage(name: str) -> int:
     from ldmsjob.cli.plugins import print_usage
 
-    return print_usage([] if name in ("all", "sampler", "store") else [name])
+    try:
+        return print_usage([] if name in ("all", "sampler", "store") else [name])
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return error.rc
 
 
 class StartFailed(SystemExit, Exception):
-    """Ends the process with a status.
+    """Ends the process with the number of a ``ConfigError``.
 
     An ``Exception`` too, so that twistd removes its own pid file and a twistd in the background
     tells its parent.
     """
 
+    def __init__(self, error: ConfigError) -> None:
+        super().__init__(error.rc)
+        self.reason = str(error)
+
     def __str__(self) -> str:
-        return f"exit status {self.code}"
+        return self.reason
 
 
 class Program(MultiService):
@@ -149,7 +157,7 @@ class Program(MultiService):
             start()
         except ConfigError as error:
             report(error, self.observer, sys.__stderr__ or sys.stderr)
-            raise StartFailed(error.rc) from None
+            raise StartFailed(error) from None
 
     def _take_signals(self) -> None:
         # Not left to the reactor: twistd would end by the signal itself, not with status 0.

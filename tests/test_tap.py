@@ -84,6 +84,9 @@ class OptionsTests(SynchronousTestCase):
         self.assertIn("message_channel", output)
         status, output, _ = self.ends("-u", "all")
         self.assertIn("test_jobmgr_sampler", output)
+        status, _, errors = self.ends("-u", "nothing")
+        self.assertEqual(status, 2)
+        self.assertIn("there is no plugin 'nothing'", errors)
 
     def test_foreground(self):
         """-F is accepted with a hint."""
@@ -132,6 +135,7 @@ class ServiceTests(SynchronousTestCase):
         error = self.assertRaises(StartFailed, program.privilegedStartService)
         self.assertEqual(error.code, 7)
         self.assertIsInstance(error, Exception)
+        self.assertIn("Failed to listen", str(error))
         self.assertRegex(errors.getvalue(), r":1: Failed to listen on the endpoint wire:411: .*\n")
         self.assertIn("    ERROR: config: msg_no 1: error 7: Failed", self.output.getvalue())
 
