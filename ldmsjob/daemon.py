@@ -46,7 +46,7 @@ CANNOT_LISTEN = 7
 """Exit status when a listener cannot be opened, as in C."""
 
 # What may stand in a set's name.
-_DAEMON_NAME = re.compile(r"[!#-\[\]-~]{1,64}")
+_DAEMON_NAME = re.compile(r"[!#-\[\]-~]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Daemon(OrderedServices):
         if _DAEMON_NAME.fullmatch(name) is None:
             raise ConfigError(
                 f"daemon_name '{name}' invalid",
-                hint="it may have 1 to 64 ASCII characters, but no blanks, quotes or backslashes",
+                hint="it may have 1 to 128 ASCII characters, but no blanks, quotes or backslashes",
             )
         self.core.daemon_name = name
 
