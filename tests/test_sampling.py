@@ -98,6 +98,15 @@ class SamplingTests(SynchronousTestCase):
         self.assertEqual(self.stats.get("sample_failures"), 2 * MAX_FAILURES - 1)
         self.assertIn("stopped", self.events[-1]["log_format"])
 
+    def test_early_timer(self):
+        """A timer that is early by a rounding error makes one reading, not two."""
+        self.sampling(1_000_000)
+        self.clock.advance(0.749)
+        for call in self.clock.getDelayedCalls():
+            call.reset(0)
+        self.clock.pump([0, 0.002, 0.9])
+        self.assertEqual(self.times, [1001.0])
+
     def test_clock_set_back(self):
         """The next tick is at the next multiple of the time that it is now."""
         self.sampling(1_000_000)
