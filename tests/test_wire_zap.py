@@ -244,7 +244,7 @@ class CheckTests(SynchronousTestCase):
             else:
                 self.assertRaises(PeerError, zap.check_connect, bytes(other), 0)
 
-    @given(st.integers(0, 12), st.integers(0, 90), st.binary(min_size=36, max_size=80))
+    @given(st.integers(0, 12), st.integers(0, 90), st.binary(min_size=40, max_size=80))
     def test_hostile(self, kind, length, raw):
         """Whatever the bytes, the answer is that of the declarations, or a refusal."""
         raw = kind.to_bytes(2, "big") + raw[2:4] + length.to_bytes(4, "big") + raw[8:]
