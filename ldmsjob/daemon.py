@@ -387,6 +387,9 @@ class Daemon(OrderedServices):
             self.exit_status = error.rc
             self.stopService()
             raise
+
+    def announce(self) -> None:
+        """Log that it is ready. To be called once the reactor runs and signals are dealt with."""
         self.log.info(
             "ldmsjob {version} is ready: {name} {endpoints}",
             version=__version__,

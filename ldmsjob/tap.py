@@ -149,7 +149,7 @@ class Program(MultiService):
 
     def startService(self) -> None:
         """Start the daemon."""
-        self._reactor.callWhenRunning(self._take_signals)
+        self._reactor.callWhenRunning(self._running)
         self._or_exit(super().startService)
 
     def _or_exit(self, start: Callable[[], None]) -> None:
@@ -159,10 +159,11 @@ class Program(MultiService):
             report(error, self.observer, sys.__stderr__ or sys.stderr)
             raise StartFailed(error) from None
 
-    def _take_signals(self) -> None:
+    def _running(self) -> None:
         # Not left to the reactor: twistd would end by the signal itself, not with status 0.
         for number in SIGNALS:
             signal.signal(number, self._stop)
+        self.daemon.announce()
 
     def _stop(self, number: int, frame: object) -> None:
         self._reactor.callFromThread(self._stopped_by, number)

@@ -138,6 +138,7 @@ class Rig:
         """Start the daemon as twistd does."""
         self.daemon.privilegedStartService()
         self.daemon.startService()
+        self.daemon.announce()
         self.test.addCleanup(self.stop)
 
     def stop(self):

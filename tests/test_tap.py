@@ -20,8 +20,7 @@ from ldmsjob.logformat import Levels, LineObserver, stamp_from
 from ldmsjob.tap import Options, Program, StartFailed, check, configure, report
 from tests.daemons import loader
 
-NOTE = """\
-msg_enable
+NOTE = r"""msg_enable
 listen xprt=sock port={port}
 
 load name=jobmgr_slurm
@@ -29,7 +28,8 @@ config name=jobmgr_slurm
 jobmgr_start name=jobmgr_slurm
 
 load name=test_jobmgr_sampler
-config name=test_jobmgr_sampler file={file}
+config name=test_jobmgr_sampler component_id=1 instance=node-1/test_jobmgr_sampler \
+producer=node-1 file={file}
 """
 
 
