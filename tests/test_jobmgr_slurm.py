@@ -475,6 +475,19 @@ class LifeTests(SlurmCase):
         self.assertEqual(len(lines), 1)
         self.assertEqual(self.context.stats.get("rejected_syntax"), 100)
 
+    def test_log_quotes_little(self) -> None:
+        """What a publisher wrote appears in the log short and on one line."""
+        lines: list[str] = []
+        self.patch(
+            type(self.context.log),
+            "emit",
+            lambda log, level, format, **fields: lines.append(format.format(**fields)),
+        )
+        self.send_text(json.dumps({"event": "a\nERROR: b" * 1000, "data": {}}))
+        (line,) = lines
+        self.assertIn("a?ERROR: b", line)
+        self.assertLess(len(line), 300)
+
 
 class NoDaemonTests(SynchronousTestCase):
     """Without the message service."""

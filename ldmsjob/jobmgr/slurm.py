@@ -253,14 +253,6 @@ _NOTICES: Mapping[type, Callable[[Any], Notice]] = {
 _HAS_STEP = frozenset((_StepInit, _TaskInit, _TaskExit, _StepExit))
 
 
-class _NotDecoded(Exception):
-    """``reason`` is the word of a counter: rejected_<reason>."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
 _REASONS = (
     ("missing required field", "missing"),
     ("Invalid value", "event"),
@@ -269,26 +261,14 @@ _REASONS = (
 )
 
 
-def _why(error: Exception) -> _NotDecoded:
-    detail = str(error)
+def _reason(error: Exception) -> str:
+    """Why a message could not be decoded, as the word of a counter: rejected_<word>."""
     if isinstance(error, msgspec.ValidationError):
-        for words, reason in _REASONS:
-            if words in detail:
-                return _NotDecoded(reason, detail)
-        return _NotDecoded("type", detail)
+        detail = str(error)
+        return next((reason for words, reason in _REASONS if words in detail), "type")
     if isinstance(error, UnicodeDecodeError):
-        return _NotDecoded("utf8", detail)
-    if isinstance(error, RecursionError):
-        return _NotDecoded("nesting", detail)
-    return _NotDecoded("syntax", detail)
-
-
-def decode(body: bytes) -> Any:
-    """The message that ``body`` holds; raises ``_NotDecoded``."""
-    try:
-        return _decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise _why(error) from None
+        return "utf8"
+    return "nesting" if isinstance(error, RecursionError) else "syntax"
 
 
 # Repair. The notifier writes the job name between quotes as it is. A name with a quote, a backslash
@@ -383,11 +363,12 @@ class SlurmJobManager:
             return
         body = message.body
         try:
-            content = decode(body)
-        except _NotDecoded as error:
-            content = repair(body) if error.reason == "syntax" else None
+            content = _decode(body)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            reason = _reason(error)
+            content = repair(body) if reason == "syntax" else None
             if content is None:
-                self._reject(message, error.reason, str(error))
+                self._reject(reason, str(error))
                 return
             stats.add("repaired")
         kind = type(content)
@@ -399,18 +380,19 @@ class SlurmJobManager:
                 return
         if data.job_id <= 0:
             if not data.job_id:
-                self._reject(message, "job_id", "job id 0 names no job")
+                self._reject("job_id", "job id 0 names no job")
                 return
             data.job_id &= _MASK
         context.apply(_NOTICES[kind](content), context.received_time_us())
 
-    def _reject(self, message: Message, reason: str, detail: str) -> None:
+    def _reject(self, reason: str, detail: str) -> None:
         self._context.stats.add(f"rejected_{reason}")
         self._log.warn(
             reason,
             "message on channel {channel} dropped: {detail}",
             channel=self._channel,
-            detail=detail,
+            # May quote the message: that must neither fill the log nor forge lines in it.
+            detail="".join(c if c.isprintable() else "?" for c in detail[:200]),
         )
 
     def _expect(self, state: str, verb: str) -> None:
