@@ -131,14 +131,13 @@ class Subscription:
                 event, self._lost = self._lost, None
             try:
                 result = calls[type(event)](event)
-                if result is not None:
-                    if self._must_wait(result):
-                        break
-                    continue
+                if result is None:
+                    if self._failures:
+                        self._failures = 0
+                elif self._must_wait(result):
+                    break
             except Exception:
                 self._failed()
-            else:
-                self._failures = 0
         self._counters["delivered"] += delivered
         self._running = False
         if self._closing and not self.waiting:
