@@ -211,6 +211,10 @@ class Job:
             )
         return facts
 
+    def facts_changed(self) -> None:
+        """Have the next snapshot made anew."""
+        self._facts = None
+
     def steps(self) -> list[StepFacts]:
         """Snapshots of the steps, in order of arrival."""
         return [step.facts() for step in self._steps.values()]

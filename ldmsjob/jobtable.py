@@ -60,7 +60,6 @@ _UNKNOWN_COUNTERS = {
 
 
 _Event = TypeVar("_Event", bound=JobEvent)
-_JOB_COUNTS = ("node_count", "total_tasks", "local_tasks")
 
 
 class JobTable:
@@ -146,7 +145,7 @@ class JobTable:
             if value is not None and getattr(job, name) is None:
                 setattr(job, name, value)
                 change.described = True
-                job._facts = None
+                job.facts_changed()
         return change
 
     # Posting
@@ -234,40 +233,53 @@ class JobTable:
 
     # Filling
 
-    def _fill_unknown(self, change: Change, notice: JobInit | TaskInit | StepInit) -> None:
+    @staticmethod
+    def _fill_unknown(change: Change, notice: JobInit | TaskInit | StepInit) -> None:
         """Take from the notice what nobody has told yet."""
         job = change.job
-        for name in ("uid", "gid"):
-            value = getattr(notice, name)
-            if value is not None and getattr(job, name) is None:
-                setattr(job, name, value)
-                change.described = True
-        for name in _JOB_COUNTS:
-            value = getattr(notice, name)
-            if value is not None and getattr(job, name) is None:
-                setattr(job, name, value)
-                change.filled = True
-        if change.described or change.filled:
-            job._facts = None
+        if job.uid is None and notice.uid is not None:
+            job.uid = notice.uid
+            change.described = True
+        if job.gid is None and notice.gid is not None:
+            job.gid = notice.gid
+            change.described = True
+        if job.node_count is None and notice.node_count is not None:
+            job.node_count = notice.node_count
+            change.filled = True
+        if job.total_tasks is None and notice.total_tasks is not None:
+            job.total_tasks = notice.total_tasks
+            change.filled = True
+        if job.local_tasks is None and notice.local_tasks is not None:
+            job.local_tasks = notice.local_tasks
+            change.filled = True
+        job.facts_changed()
 
     def _announce(self, change: Change, notice: StepInit, time_us: int) -> Step:
         """Take a step init's facts; the job shows those of the step announced last."""
         job = change.job
-        for name in ("user", "job_name", "uid", "gid"):
-            value = getattr(notice, name)
-            if value is not None and getattr(job, name) != value:
-                setattr(job, name, value)
-                change.described = True
+        if notice.user is not None and notice.user != job.user:
+            job.user = notice.user
+            change.described = True
+        if notice.job_name is not None and notice.job_name != job.job_name:
+            job.job_name = notice.job_name
+            change.described = True
+        if notice.uid is not None and notice.uid != job.uid:
+            job.uid = notice.uid
+            change.described = True
+        if notice.gid is not None and notice.gid != job.gid:
+            job.gid = notice.gid
+            change.described = True
         step, node = self._step_node(job, notice.step_id, notice.node_id)
-        for name in _JOB_COUNTS:
-            value = getattr(notice, name)
-            if value is not None:
-                setattr(job, name, value)
-                setattr(step, name, value)
+        if notice.node_count is not None:
+            job.node_count = step.node_count = notice.node_count
+        if notice.total_tasks is not None:
+            job.total_tasks = step.total_tasks = notice.total_tasks
+        if notice.local_tasks is not None:
+            job.local_tasks = step.local_tasks = notice.local_tasks
         if notice.job_tag is not None:
             job.job_tag = notice.job_tag
         job.step_id = notice.step_id
-        job._facts = None
+        job.facts_changed()
         change.filled = True
         before = node.expected_tasks
         node.start_us = time_us
@@ -431,7 +443,7 @@ class JobTable:
                 self._post(change, StepEnded, time_us, received_us, "implied", step.facts())
         job.ended = change.ended = change.filled = True
         job.end_us = time_us
-        job._facts = None
+        job.facts_changed()
         self._post(change, JobEnded, time_us, received_us, origin)
         self._post(change, JobSetDeleted, time_us, received_us, origin)
         return [change]
@@ -465,7 +477,7 @@ class JobTable:
             value = getattr(notice, name)
             if value is not None and getattr(job, name) is None:
                 setattr(job, name, value)
-                job._facts = None
+                job.facts_changed()
                 change.described = True
         return [change] if change.described or change.filled else []
 
