@@ -7,7 +7,9 @@ import errno
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet import reactor
@@ -25,11 +27,13 @@ from ldmsjob.interfaces import ILink, ILinkSite, LinkSettings
 from ldmsjob.links import LinkSite
 from ldmsjob.messages import MessageHub
 from ldmsjob.stats import Stats
+from ldmsjob.transports.auth_none import NoneAuthenticator
 from ldmsjob.transports.memory import MemoryPair
 from ldmsjob.transports.sock import SockTransport
 from ldmsjob.turns import Turn
 from ldmsjob.wire.events import MAX_MESSAGE_BYTES, Message, SourceAddress
 from tests.fake_links import message
+from tests.interop.peers import SOURCE, Program, wait_until
 
 
 def parse(*argv: str) -> argparse.Namespace:
@@ -395,8 +399,8 @@ class InputReaderTests(TestCase):
             stream.write(data)
         reader = publish_tool.InputReader(reactor, path, **arguments)
         pieces = []
-        while (piece := (yield reader.next())) is not None:
-            pieces.append(piece)
+        while (read := (yield reader.next())) is not None:
+            pieces += read
         return pieces
 
     @inlineCallbacks
@@ -409,6 +413,10 @@ class InputReaderTests(TestCase):
     def test_lines(self) -> Iterator[Deferred[Any]]:
         """Lines come without their end, the last one also when it has none."""
         self.assertEqual((yield self.read(b"a\n\nb", lines=True)), [b"a", b"", b"b"])
+        self.assertEqual((yield self.read(b"a\n", lines=True)), [b"a"])
+        self.assertEqual((yield self.read(b"", lines=True)), [])
+        lines = [b"%d" % number * (number % 40_000) for number in range(0, 100_000, 7_777)]
+        self.assertEqual((yield self.read(b"\n".join(lines), lines=True)), lines)
 
     @inlineCallbacks
     def test_missing_file(self) -> Iterator[Deferred[Any]]:
@@ -418,3 +426,51 @@ class InputReaderTests(TestCase):
             yield reader.next()
         self.assertEqual(caught.exception.rc, errno.ENOENT)
         self.assertIn("/no/such/file: No such file", str(caught.exception))
+
+
+class ProcessTests(TestCase):
+    """The tools as processes of their own, against a broker over TCP."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        """Listen."""
+        turn = Turn()
+        hub = MessageHub(Stats(), turn)
+        hub.enable()
+        self.site = LinkSite(hub, Stats(), turn, reactor)
+        transport = SockTransport(SimpleNamespace(clock=reactor))
+        listener = transport.listen(
+            "127.0.0.1",
+            0,
+            self.site,
+            NoneAuthenticator(),
+            LinkSettings(messages_enabled=lambda: True),
+        )
+        listener.service.startService()
+        self.addCleanup(listener.service.stopService)
+        self.port = str(listener.port)
+
+    async def interrupted(self, *argv: str) -> int:
+        """The status of a tool that gets a signal while it is connected."""
+        tool = Program("ldmsjob")
+        reactor.spawnProcess(  # type: ignore[attr-defined]
+            tool,
+            sys.executable,
+            (sys.executable, "-m", "ldmsjob.cli.main", *argv, "-p", self.port),
+            env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        )
+        self.addCleanup(lambda: Deferred.fromCoroutine(tool.stop()))
+        await wait_until(lambda: self.site.links or tool.status is not None, "the tool")
+        tool.transport.signalProcess("TERM")
+        status = await tool.end()
+        self.assertEqual(tool.errors, b"")
+        await wait_until(lambda: not self.site.links, "the link's end")
+        return status
+
+    @inlineCallbacks
+    def test_interrupted(self) -> Iterator[Deferred[Any]]:
+        """A signal ends both quietly: subscribe has done its work, publish has not."""
+        subscribed = yield Deferred.fromCoroutine(self.interrupted("subscribe", "-m", "c"))
+        published = yield Deferred.fromCoroutine(self.interrupted("publish", "-m", "c", "-l"))
+        self.assertEqual((subscribed, published), (0, 130))

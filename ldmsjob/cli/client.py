@@ -95,13 +95,20 @@ def run_tool(
     results: list[int | Failure] = []
 
     def ended(result: int | Failure) -> None:
-        results.append(result)
-        if reactor.running:
-            reactor.stop()
+        # After a signal the reactor loses the connection first, which is then no error.
+        if not results:
+            results.append(result)
+            if reactor.running:
+                reactor.stop()
 
+    def stopping() -> None:
+        if not results:
+            results.append(interrupted)
+
+    reactor.addSystemEventTrigger("before", "shutdown", stopping)
     reactor.callWhenRunning(lambda: Deferred.fromCoroutine(start(reactor, connect)).addBoth(ended))
     reactor.run()
-    result = results[0] if results else interrupted
+    result = results[0]
     if not isinstance(result, Failure):
         return result
     if result.check(ConfigError, BrokenPipeError):

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from ldmsjob.cli.options import EXIT_STATUS, add_connection_options
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ldmsjob.cli.client import Connect
 
 GIVE_UP_SECONDS = 10
+READ_BYTES = 65536
 
 
 def add_parser(subparsers: Any) -> None:
@@ -126,14 +127,14 @@ async def publish(arguments: argparse.Namespace, clock: Any, connect: Connect) -
     from ldmsjob.interfaces import LinkSettings
     from ldmsjob.wire.events import JSON, STRING, CreditReturned, Publish, WireEvent
 
-    owed: list[int] = []  # sizes of what is not acknowledged
+    owed = 0  # bytes of what is not acknowledged
 
     def on_event(event: WireEvent) -> None:
+        nonlocal owed
         if isinstance(event, CreditReturned):
             if event.rc == errno.EOPNOTSUPP:
                 raise service_off(link)
-            if event.credit in owed:
-                owed.remove(event.credit)
+            owed -= event.credit
 
     site = ToolSite(clock, on_event)
     settings = LinkSettings(messages_enabled=lambda: True)
@@ -155,16 +156,17 @@ async def publish(arguments: argparse.Namespace, clock: Any, connect: Connect) -
                 perm=arguments.perm,
             )
             size = len(arguments.msg_tag.encode("utf-8", "surrogateescape")) + 1 + len(data) + 1
-            await site.until(
-                lambda size=size: link.can_publish(size),  # type: ignore[misc]
-                seconds=arguments.giveup,
-                what="room in the peer's quota",
-            )
+            if not link.can_publish(size):
+                await site.until(
+                    lambda size=size: link.can_publish(size),  # type: ignore[misc]
+                    seconds=arguments.giveup,
+                    what="room in the peer's quota",
+                )
             link.send(command)
-            owed.append(size)
+            owed += size
             count += 1
     await site.until(
-        lambda: not owed, seconds=arguments.giveup, what="the peer to acknowledge the messages"
+        lambda: owed <= 0, seconds=arguments.giveup, what="the peer to acknowledge the messages"
     )
     await site.close()
     if arguments.verbose:
@@ -181,9 +183,10 @@ async def messages(arguments: argparse.Namespace, clock: Any) -> AsyncIterator[b
         return
     source = InputReader(clock, arguments.file, lines=arguments.line)
     number = 0
-    while (data := await source.next()) is not None:
-        number += 1
-        yield checked(data, arguments, number)
+    while (pieces := await source.next()) is not None:
+        for data in pieces:
+            number += 1
+            yield checked(data, arguments, number)
 
 
 def checked(data: bytes, arguments: argparse.Namespace, number: int) -> bytes:
@@ -213,12 +216,15 @@ class InputReader:
         self._reactor = reactor
         self._lines = lines
         self._wanted = threading.Semaphore(0)
-        self._answer: Deferred[bytes | None] | None = None
+        self._answer: Deferred[list[bytes] | None] | None = None
         self._name = name
         threading.Thread(target=self._read, daemon=True).start()
 
-    def next(self) -> Deferred[bytes | None]:
-        """The next piece; None at the end. Fails with ``ToolError`` when it cannot be read."""
+    def next(self) -> Deferred[list[bytes] | None]:
+        """What one read brought: lines without their end, or the whole. None at the end.
+
+        Fails with ``ToolError`` when it cannot be read.
+        """
         from twisted.internet.defer import Deferred
 
         self._answer = Deferred()
@@ -231,29 +237,36 @@ class InputReader:
         from ldmsjob.cli.client import ToolError
 
         try:
+            # Not sys.stdin, whose lock must be free when the interpreter ends.
             if self._name is None:
-                self._pieces(sys.stdin.buffer)
+                self._pieces(0)
             else:
-                with open(self._name, "rb") as stream:
-                    self._pieces(stream)
+                with open(self._name, "rb", buffering=0) as file:
+                    self._pieces(file.fileno())
         except OSError as error:
             text = f"{self._name or 'standard input'}: {error.strerror}"
             self._deliver(Failure(ToolError(text, error.errno or errno.EIO)))
         else:
             self._deliver(None)
 
-    def _pieces(self, stream: BinaryIO) -> None:
-        if not self._lines:
-            self._deliver(stream.read())
-            return
-        for line in stream:
-            self._deliver(line.removesuffix(b"\n"))
+    def _pieces(self, descriptor: int) -> None:
+        kept: list[bytes] = []
+        while data := os.read(descriptor, READ_BYTES):
+            head, newline, rest = data.rpartition(b"\n")
+            if self._lines and newline:
+                self._deliver(b"".join([*kept, head]).split(b"\n"))
+                kept = [rest]
+            else:
+                kept.append(data)
+        last = b"".join(kept)
+        if last or not self._lines:
+            self._deliver([last])
 
-    def _deliver(self, piece: Any) -> None:
+    def _deliver(self, pieces: Any) -> None:
         self._wanted.acquire()
-        self._reactor.callFromThread(self._arrived, piece)
+        self._reactor.callFromThread(self._arrived, pieces)
 
-    def _arrived(self, piece: Any) -> None:
+    def _arrived(self, pieces: Any) -> None:
         answer, self._answer = self._answer, None
         assert answer is not None
-        answer.callback(piece)
+        answer.callback(pieces)
