@@ -5,6 +5,7 @@ The only module of the daemon that imports the reactor.
 
 from __future__ import annotations
 
+import gc
 import getopt
 import os
 import signal
@@ -121,6 +122,10 @@ class StartFailed(SystemExit, Exception):
         return self.reason
 
 
+GC_THRESHOLDS = (100_000, 20, 50)
+"""New objects before the youngest are looked through, and how often the older ones are."""
+
+
 class Program(MultiService):
     """The daemon inside a Twisted application.
 
@@ -163,6 +168,11 @@ class Program(MultiService):
         # Not left to the reactor: twistd would end by the signal itself, not with status 0.
         for number in SIGNALS:
             signal.signal(number, self._stop)
+        # What there is now stays. Jobs are many objects that live long and form no cycles: looking
+        # through the young ones as often as Python does by default finds nothing and costs a tenth
+        # of the daemon's time.
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         self.daemon.announce()
 
     def _stop(self, number: int, frame: object) -> None:
