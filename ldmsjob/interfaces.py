@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ldmsjob.notices import Notice
     from ldmsjob.sets.schema import Schema
     from ldmsjob.wire.events import Credential, Message, PeerInfo, WireCommand, WireEvent
+    from ldmsjob.wire.setevents import SetCommand, SetEvent
 
 
 # --------------------------------------------------------------------------------------------
@@ -300,7 +301,11 @@ class ILink(Interface):
         and in what is buffered for it. When it is False, ``CreditReturned`` or ``link_drained``
         tell of new room."""
 
-    def send(command: WireCommand) -> None:
+    def has_room() -> bool:
+        """Whether the peer reads what is sent to it: less than the transport's high-water mark is
+        buffered for it. When it is False, ``link_drained`` tells when all has gone out."""
+
+    def send(command: WireCommand | SetCommand) -> None:
         """Send. Raises ``PublishError`` for a message that this peer must not get. After the link
         has closed: does nothing."""
 
@@ -323,11 +328,11 @@ class ILinkSite(Interface):
     def link_opened(link: ILink) -> None:
         """Handshake and authentication are done."""
 
-    def link_events(link: ILink, events: Sequence[WireEvent]) -> None:
+    def link_events(link: ILink, events: Sequence[WireEvent | SetEvent]) -> None:
         """All that one read brought, in order. Never before ``link_opened``."""
 
     def link_drained(link: ILink) -> None:
-        """So much was buffered for the peer that ``can_publish`` was False. Now it has gone out."""
+        """So much was buffered for the peer that ``has_room`` was False. Now it has gone out."""
 
     def link_closed(link: ILink, reason: Failure) -> None:
         """Gone. Called once for each link that was opened, and for none that was not."""

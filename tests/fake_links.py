@@ -20,6 +20,7 @@ from ldmsjob.wire.events import (
     ReturnCredit,
     WireCommand,
 )
+from ldmsjob.wire.setevents import SetCommand
 
 ROOT = Credential(0, 0)
 
@@ -66,7 +67,8 @@ class FakeLink:
         self.credential = credential
         self.peer = PeerInfo(auth="none", pid=1, messages_enabled=True, quota=quota, rate=UNLIMITED)
         self.room = None if quota == UNLIMITED else quota
-        self.sent: list[WireCommand] = []
+        self.sent: list[WireCommand | SetCommand] = []
+        self.choked = False
         self.refuse_rc = 0
         self.reading = True
         self.state = "open"
@@ -75,7 +77,11 @@ class FakeLink:
         """Whether ``room`` is left."""
         return self.room is None or size <= self.room
 
-    def send(self, command: WireCommand) -> None:
+    def has_room(self) -> bool:
+        """Whether it is not ``choked``."""
+        return not self.choked
+
+    def send(self, command: WireCommand | SetCommand) -> None:
         """Remember it, and take a message's size off ``room``."""
         if self.state != "open":
             return

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
     from ldmsjob.wire.events import Credential, PeerInfo
+    from ldmsjob.wire.setevents import SetCommand
 
 HANDSHAKE_SECONDS = 10.0
 """How long a connection may take to become a link."""
@@ -218,7 +219,11 @@ class LinkProtocol(Protocol):
         """Whether the peer takes a message of that size now."""
         return not self._choked and self._connection.can_publish(size)
 
-    def send(self, command: WireCommand) -> None:
+    def has_room(self) -> bool:
+        """Whether the transport has less than its high-water mark buffered."""
+        return not self._choked
+
+    def send(self, command: WireCommand | SetCommand) -> None:
         """Send it: at once, or with all else that the read being dealt with brings."""
         if self._closing:
             return
