@@ -13,6 +13,8 @@ from ldmsjob.wire.events import (
     AnswerSubscribe,
     AnswerUnsubscribe,
     AuthReceived,
+    ChangeQuota,
+    ChangeRate,
     Credential,
     CreditReturned,
     Forward,
@@ -20,6 +22,8 @@ from ldmsjob.wire.events import (
     Message,
     PeerInfo,
     Publish,
+    QuotaChanged,
+    RateChanged,
     Refused,
     ReturnCredit,
     SourceAddress,
@@ -90,10 +94,7 @@ class HandshakeTests(SynchronousTestCase):
 
     def test_refusals_are_told(self):
         """The peer reads why, and both sides know that it is over."""
-        for client, server, text in (
-            ({"auth_name": "munge"}, {}, "Auth mismatch"),
-            ({"rate": 10}, {}, "connection rate limits are not supported"),
-        ):
+        for client, server, text in (({"auth_name": "munge"}, {}, "Auth mismatch"),):
             pair = LinkPair(client, server)
             self.assertEqual(str(pair.server.error), text)
             self.assertEqual(str(pair.client.error), f"the peer rejected the connection: {text}")
@@ -261,8 +262,6 @@ class RefusalTests(SynchronousTestCase):
             (14, "quota_group"),
             (15, "quota_group"),
             (16, "quota_group"),
-            (17, "quota_reconfig"),
-            (18, "rate_reconfig"),
             (8, "unknown_command"),
             (19, "unknown_command"),
             (0x100, "unknown_command"),
@@ -473,6 +472,120 @@ class MessageTests(SynchronousTestCase):
             room = 100 - sum(under_way)
             self.assertTrue(pair.client.can_publish(room))
             self.assertTrue(room == 100 or not pair.client.can_publish(room + 1))
+
+
+class LimitTests(SynchronousTestCase):
+    """What the peer limits, and changes its limits to."""
+
+    def test_rate(self):
+        """Within one second of the clock no more is sent than the peer's rate; then there is room
+        again. Its own rate does not bind a side."""
+        pair = LinkPair(server={"rate": 10})
+        start = NOW // 1_000_000 * 1_000_000
+        client = pair.client
+        self.assertTrue(client.has_rate)
+        self.assertFalse(pair.server.has_rate)
+        for size, now_us, fits in (
+            (6, start, True),
+            (6, start + 999_999, False),
+            (4, start + 999_999, True),
+            (10, start + 1_000_000, True),
+            (2, start + 1_000_001, False),
+        ):
+            self.assertEqual(client.can_publish(size, now_us), fits)
+            self.assertEqual(client.waits_for_second(size, now_us), not fits)
+            command = Publish("a", bytes(size - 2))
+            if fits:
+                client.send(command, now_us)
+            else:
+                error = self.assertRaises(PublishError, client.send, command, now_us)
+                self.assertEqual(error.rc, 11)
+        self.assertEqual(len(pair.exchange(client)), 3)
+
+    def test_never(self):
+        """There is nothing to wait for with a message that is more than a whole second's rate."""
+        pair = LinkPair(server={"rate": 10})
+        self.assertTrue(pair.client.can_publish(11, NOW))
+        self.assertFalse(pair.client.waits_for_second(11, NOW))
+        error = self.assertRaises(PublishError, pair.client.send, Publish("a", bytes(9)), NOW)
+        self.assertEqual(error.rc, 90)
+        self.assertIn("rate", str(error))
+
+    def test_no_rate_at_all(self):
+        """Rate 0 blocks every message, and nothing else."""
+        pair = LinkPair(server={"rate": 0})
+        error = self.assertRaises(PublishError, pair.client.send, Publish("a", b"\0"), NOW)
+        self.assertEqual(error.rc, 90)
+        self.assertEqual(len(pair.send(pair.client, Subscribe("a"))), 1)
+
+    def test_refused_messages_spend_nothing(self):
+        """What the quota refuses is not taken off the rate, nor the other way round."""
+        pair = LinkPair(server={"rate": 10, "quota": 6})
+        pair.client.send(Publish("a", bytes(2)), NOW)
+        self.assertFalse(pair.client.waits_for_second(6, NOW))
+        self.assertRaises(PublishError, pair.client.send, Publish("a", bytes(4)), NOW)
+        pair.settle()
+        pair.send(pair.server, ReturnCredit([4]))
+        pair.client.send(Publish("a", bytes(4)), NOW)
+        pair.settle()
+        pair.send(pair.server, ReturnCredit([6]))
+        self.assertTrue(pair.client.waits_for_second(1, NOW))
+        self.assertTrue(pair.client.can_publish(6, NOW + 1_000_000))
+
+    def test_quota_changes(self):
+        """Differences apply at once; what was under way before a cut has to be paid for."""
+        pair = LinkPair(server={"quota": 10})
+        client, server = pair.client, pair.server
+        self.assertEqual(pair.send(server, ChangeQuota(15)), [QuotaChanged(15)])
+        self.assertEqual(client.peer.quota, 15)
+        client.send(Publish("a", bytes(10)), NOW)
+        self.assertFalse(client.can_publish(4))
+        pair.send(server, ChangeQuota(5))
+        self.assertFalse(client.can_publish(1))
+        pair.send(server, ReturnCredit([8]))
+        self.assertTrue(client.can_publish(1))
+        self.assertFalse(client.can_publish(2))
+        pair.send(server, ReturnCredit([4]))
+        self.assertTrue(client.can_publish(5))
+        self.assertEqual(client.peer.quota, 5)
+
+    def test_quota_from_and_to_unlimited(self):
+        """A first quota is there whole; credit of what went before does not add to it."""
+        pair = LinkPair()
+        client, server = pair.client, pair.server
+        client.send(Publish("a", bytes(10)), NOW)
+        pair.send(server, ChangeQuota(5))
+        pair.send(server, ReturnCredit([12]))
+        client.send(Publish("a", bytes(3)), NOW)
+        self.assertFalse(client.can_publish(1))
+        pair.send(server, ChangeQuota(-1))
+        self.assertTrue(client.can_publish(10**9))
+        pair.send(server, ReturnCredit([5]))
+        self.assertTrue(client.can_publish(10**9))
+
+    def test_rate_changes(self):
+        """The new rate holds for the present second, less what went out in it."""
+        pair = LinkPair()
+        client, server = pair.client, pair.server
+        self.assertEqual(pair.send(server, ChangeRate(10)), [RateChanged(10)])
+        client.send(Publish("a", bytes(4)), NOW)
+        pair.send(server, ChangeRate(8))
+        self.assertTrue(client.can_publish(2, NOW))
+        self.assertFalse(client.can_publish(3, NOW))
+        pair.send(server, ChangeRate(20))
+        self.assertTrue(client.can_publish(14, NOW))
+        self.assertFalse(client.can_publish(15, NOW))
+        pair.send(server, ChangeRate(-1))
+        self.assertFalse(client.has_rate)
+        self.assertEqual(client.peer.rate, -1)
+
+    def test_broken_changes(self):
+        """A change of a limit must have its length."""
+        for command in (17, 18):
+            pair = LinkPair()
+            frame = zap.counted_frame(zap.SENDRECV, request(command, bytes(4)))
+            self.assertEqual(pair.server.receive_data(frame, NOW), [])
+            self.assertIsNotNone(pair.server.error)
 
 
 class SubscriptionTests(SynchronousTestCase):

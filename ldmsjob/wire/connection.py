@@ -15,19 +15,26 @@ import errno
 import secrets
 from collections.abc import Callable, Sequence
 
-from ldmsjob.errors import PeerError, PublishError
+import msgspec
+
+from ldmsjob.errors import PeerError
 from ldmsjob.wire import msg, xprt, zap
+from ldmsjob.wire.allowance import NOBODY, Allowance
 from ldmsjob.wire.buffers import Limits, ReceiveBuffer
 from ldmsjob.wire.events import (
     UNLIMITED,
     AnswerSubscribe,
     AuthReceived,
+    ChangeQuota,
+    ChangeRate,
     Credential,
     CreditReturned,
     Forward,
     LinkUp,
     PeerInfo,
     Publish,
+    QuotaChanged,
+    RateChanged,
     Refused,
     ReturnCredit,
     SourceAddress,
@@ -71,6 +78,9 @@ class LdmsConnection:
         quota: int = UNLIMITED,
         rate: int = UNLIMITED,
         rail_gn: int | None = None,
+        endpoints: int = 1,
+        endpoint: int = 0,
+        join_rail: Callable[[xprt.ConnectionMessage], None] | None = None,
         peer_source: SourceAddress | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -78,9 +88,12 @@ class LdmsConnection:
 
         ``messages_enabled`` tells whether our message service is on; it is asked when a connection
         message is sent, and once for each ``receive_data``. ``quota`` and ``rate`` are what the
-        peer is asked to keep to. ``rail_gn`` tells apart the connections of one client process; by
-        default it is random. ``peer_source`` is what messages that name no source get as theirs:
-        the address of the peer, or None when it is on this host.
+        peer is asked to keep to. ``rail_gn`` tells apart the rails of one client process; by
+        default it is random. ``endpoints`` and ``endpoint`` are the size of a client's rail and
+        the place of this connection in it. ``join_rail`` is called on the passive side with what a
+        peer says that has more than one endpoint, and raises ``ConnectionRefused`` where it does
+        not belong; without it no such peer is accepted. ``peer_source`` is what messages that name
+        no source get as theirs: the address of the peer, or None when it is on this host.
         """
         self.peer: PeerInfo | None = None
         """What the peer said of itself; from ``LinkUp`` on."""
@@ -92,6 +105,9 @@ class LdmsConnection:
         self._quota = quota
         self._rate = rate
         self._rail_gn = rail_gn
+        self._endpoints = endpoints
+        self._endpoint = endpoint
+        self._join_rail = join_rail
         self._peer_source = peer_source
         self._limits = limits or Limits()
         self._frames: dict[int, _FrameAction] = _WAIT_CONNECT if passive else _WAIT_ACCEPTED
@@ -103,9 +119,7 @@ class LdmsConnection:
         self._enabled_now = False
         self._reader: msg.MessageReader | None = None  # once the peer is authenticated
         self._requests = RequestReader(self._limits)
-        self._credit: int | None = None  # that we may still spend; None is without limit
-        self._publish_rc = 0
-        self._publish_text = ""
+        self._allowance = Allowance(NOBODY)
         self._number = 0
         self._xid = 0
         self._subscribes: dict[bytes, str] = {}  # match of what is not answered, by xid
@@ -215,9 +229,14 @@ class LdmsConnection:
         message = data[at + zap.CONNECT_HEAD.sizeof() : stop]
         try:
             peer = xprt.read_connect(message, self._auth_name)
+            if peer.endpoints > 1:
+                if self._join_rail is None:
+                    raise xprt.ConnectionRefused("Insufficient resources")
+                self._join_rail(peer)
         except xprt.ConnectionRefused as refusal:
             self._output.append(zap.rejected_frame(str(refusal)))
             raise
+        self._endpoints, self._endpoint = peer.endpoints, peer.endpoint
         self.peer = peer.peer_info()
         own = self._own_message(peer.rail_gn)
         self._output.append(zap.counted_frame(zap.ACCEPTED, own))
@@ -240,13 +259,7 @@ class LdmsConnection:
     def _link_up(self, events: list[WireEvent]) -> None:
         peer = self.peer
         assert peer is not None
-        self._credit = None if peer.quota == UNLIMITED else peer.quota
-        if not peer.messages_enabled:
-            self._publish_rc = errno.EOPNOTSUPP
-            self._publish_text = "the peer's message service is off"
-        elif peer.rate != UNLIMITED:
-            self._publish_rc = errno.EOPNOTSUPP
-            self._publish_text = "the peer limits the rate of messages, which is not supported"
+        self._allowance = Allowance(peer)
         self._frames = _AUTHENTICATE
         self._paused = True
         events.append(LinkUp(peer))
@@ -301,12 +314,24 @@ class LdmsConnection:
         self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
     ) -> None:
         credit, rc = msg.read_credit(data, at, stop)
-        if self._credit is not None:
-            self._credit += credit
+        self._allowance.returned(credit)
         if rc == errno.EOPNOTSUPP:
-            self._publish_rc = rc
-            self._publish_text = "the peer's message service is off"
+            self._allowance.refuse()
         events.append(CreditReturned(credit, rc))
+
+    def _quota_changed(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        changed = QuotaChanged(xprt.read_limit_change(data, at, stop))
+        self.change_limit(changed)
+        events.append(changed)
+
+    def _rate_changed(
+        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
+    ) -> None:
+        changed = RateChanged(xprt.read_limit_change(data, at, stop))
+        self.change_limit(changed)
+        events.append(changed)
 
     def _subscribe(
         self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
@@ -391,26 +416,43 @@ class LdmsConnection:
 
     # Sending
 
-    def can_publish(self, size: int) -> bool:
+    @property
+    def has_rate(self) -> bool:
+        """Whether the peer limits the rate of messages, so that ``can_publish`` needs the time."""
+        return self._allowance.has_rate
+
+    def can_publish(self, size: int, now_us: int = 0) -> bool:
         """Whether there is nothing to wait for before sending a message of ``size`` bytes of
         channel name, NUL and data (its ``credit``).
 
-        False: the peer's quota has no room for it until ``CreditReturned``. True: ``send`` will
-        send it, or raise ``PublishError`` because this peer can never get it.
+        False: the peer's quota has no room for it until ``CreditReturned``, or its rate until the
+        next second of the wall clock. True: ``send`` will send it, or raise ``PublishError``
+        because this peer can never get it.
         """
-        return self._credit is None or size <= self._credit or self._never(size)
+        return self._allowance.admits(size, now_us)
 
-    def _never(self, size: int) -> bool:
-        return bool(self._publish_rc) or (self.peer is not None and size > self.peer.quota)
+    def waits_for_second(self, size: int, now_us: int) -> bool:
+        """Whether only the peer's rate keeps a message of that size waiting."""
+        return self._allowance.waits_for_second(size, now_us)
+
+    def change_limit(self, changed: QuotaChanged | RateChanged) -> None:
+        """The peer has changed a limit, here or on another endpoint of the same rail."""
+        assert self.peer is not None
+        if isinstance(changed, QuotaChanged):
+            self._allowance.change_quota(changed.quota)
+            self.peer = msgspec.structs.replace(self.peer, quota=changed.quota)
+        else:
+            self._allowance.change_rate(changed.rate)
+            self.peer = msgspec.structs.replace(self.peer, rate=changed.rate)
 
     def send(self, command: WireCommand, now_us: int) -> None:
         """Send one command. Only once the peer is authenticated.
 
         For ``Publish`` and ``Forward`` this raises ``PublishError``, and nothing is sent, with rc
 
-        * 95 when the peer has no message service, or limits its rate,
-        * 90 when the message is too long for a frame or for the peer's whole quota,
-        * 11 when the peer's quota has no room now (see ``can_publish``),
+        * 95 when the peer has no message service,
+        * 90 when the message is too long for a frame, or for the peer's whole quota or rate,
+        * 11 when the peer's quota or rate has no room now (see ``can_publish``),
         * 40 when it came over too many hops already,
         * 22 when its channel's name cannot be sent; so do ``Subscribe`` and ``Unsubscribe``.
         """
@@ -424,11 +466,11 @@ class LdmsConnection:
         elif isinstance(command, Forward):
             message = command.message
             frame = msg.forward_frame(message, now_us)
-            self._spend(len(message.image) - msg.BODY_OVERHEAD)
+            self._allowance.spend(len(message.image) - msg.BODY_OVERHEAD, now_us)
             self._output.append(frame)
         elif isinstance(command, Publish):
             frame = msg.publish_frame(command, self._number, now_us)
-            self._spend(len(frame) - msg.TAG_AT)
+            self._allowance.spend(len(frame) - msg.TAG_AT, now_us)
             self._number += 1
             self._output.append(frame)
         elif isinstance(command, (Subscribe, Unsubscribe)):
@@ -437,23 +479,14 @@ class LdmsConnection:
             self._send_request(msg.subscription_request(command, xid))
             asked = self._subscribes if isinstance(command, Subscribe) else self._unsubscribes
             asked[xid] = command.match
+        elif isinstance(command, ChangeQuota):
+            self._send_request(xprt.limit_change(xprt.QUOTA_RECONFIG, command.quota))
+        elif isinstance(command, ChangeRate):
+            self._send_request(xprt.limit_change(xprt.RATE_RECONFIG, command.rate))
         else:
             answers = isinstance(command, AnswerSubscribe)
             code = xprt.MSG_SUB_REPLY if answers else xprt.MSG_UNSUB_REPLY
             self._send_request(msg.subscription_reply(command.xid, code, command.rc, command.text))
-
-    def _spend(self, size: int) -> None:
-        """Take a message's size off the peer's quota, or say why it cannot be sent."""
-        if self._publish_rc:
-            raise PublishError(self._publish_text, rc=self._publish_rc)
-        if self._credit is None:
-            return
-        if size > self._credit:
-            if self._never(size):
-                text = f"a message of {size} bytes is more than the peer's quota"
-                raise PublishError(text, rc=errno.EMSGSIZE)
-            raise PublishError("the peer's quota is used up", rc=errno.EAGAIN)
-        self._credit -= size
 
     def _send_request(self, request: bytes) -> None:
         self._output.append(zap.counted_frame(zap.SENDRECV, request))
@@ -461,7 +494,14 @@ class LdmsConnection:
     def _own_message(self, rail_gn: int) -> bytes:
         enabled = self._enabled if isinstance(self._enabled, bool) else self._enabled()
         own = xprt.ConnectionMessage(
-            self._auth_name, self._rate, self._quota, self._pid, rail_gn, enabled
+            self._auth_name,
+            self._rate,
+            self._quota,
+            self._pid,
+            rail_gn,
+            enabled,
+            self._endpoints,
+            self._endpoint,
         )
         return own.encode()
 
@@ -493,6 +533,8 @@ _REQUESTS: dict[int, _RequestAction] = {
     xprt.AUTH_MSG: LdmsConnection._late_authentication,
     xprt.SET_DELETE: LdmsConnection._set_deleted,
     xprt.SEND_QUOTA: LdmsConnection._credit_returned,
+    xprt.QUOTA_RECONFIG: LdmsConnection._quota_changed,
+    xprt.RATE_RECONFIG: LdmsConnection._rate_changed,
     xprt.MSG: LdmsConnection._message,
     xprt.MSG_SUB: LdmsConnection._subscribe,
     xprt.MSG_UNSUB: LdmsConnection._unsubscribe,
@@ -506,7 +548,5 @@ _IGNORED = {
     xprt.QGROUP_ASK: "quota_group",
     xprt.QGROUP_DONATE: "quota_group",
     xprt.QGROUP_DONATE_BACK: "quota_group",
-    xprt.QUOTA_RECONFIG: "quota_reconfig",
-    xprt.RATE_RECONFIG: "rate_reconfig",
 }
 """Requests that have no answer in the protocol, and what they are counted as."""

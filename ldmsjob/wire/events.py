@@ -150,6 +150,18 @@ class CreditReturned(msgspec.Struct, frozen=True, gc=False):
     rc: int
 
 
+class QuotaChanged(msgspec.Struct, frozen=True, gc=False):
+    """The peer wants another quota. This connection knows already, others of its rail do not."""
+
+    quota: int
+
+
+class RateChanged(msgspec.Struct, frozen=True, gc=False):
+    """The peer wants another rate. This connection knows already, others of its rail do not."""
+
+    rate: int
+
+
 class Refused(msgspec.Struct, frozen=True, gc=False):
     """A request that was answered with a refusal, or a message that was dropped; for counting."""
 
@@ -166,6 +178,8 @@ WireEvent = (
     | SubscribeAnswered
     | UnsubscribeAnswered
     | CreditReturned
+    | QuotaChanged
+    | RateChanged
     | Refused
 )
 
@@ -228,6 +242,27 @@ class AnswerUnsubscribe(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
+class ChangeQuota(msgspec.Struct, frozen=True, gc=False):
+    """Have the peer keep to another quota from now on. Not from or to -1 with C peers, which lose
+    count then. On a rail it is sent on endpoint 0 and is for each endpoint."""
+
+    quota: int
+
+
+class ChangeRate(msgspec.Struct, frozen=True, gc=False):
+    """Have the peer keep to another rate from now on. On a rail as for ``ChangeQuota``."""
+
+    rate: int
+
+
 WireCommand = (
-    Publish | Forward | ReturnCredit | Subscribe | Unsubscribe | AnswerSubscribe | AnswerUnsubscribe
+    Publish
+    | Forward
+    | ReturnCredit
+    | Subscribe
+    | Unsubscribe
+    | AnswerSubscribe
+    | AnswerUnsubscribe
+    | ChangeQuota
+    | ChangeRate
 )
