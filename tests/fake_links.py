@@ -7,7 +7,7 @@ import errno
 from zope.interface import implementer
 
 from ldmsjob.errors import PublishError
-from ldmsjob.interfaces import ILink
+from ldmsjob.interfaces import ILink, IRail
 from ldmsjob.wire.events import (
     BODY_OVERHEAD,
     JSON,
@@ -65,6 +65,9 @@ class FakeLink:
     ) -> None:
         self.peer_address = name
         self.credential = credential
+        self.rail: IRail | None = None
+        self.endpoint = 0
+        self.paced = False
         self.peer = PeerInfo(auth="none", pid=1, messages_enabled=True, quota=quota, rate=UNLIMITED)
         self.room = None if quota == UNLIMITED else quota
         self.sent: list[WireCommand | SetCommand] = []
@@ -76,6 +79,10 @@ class FakeLink:
     def can_publish(self, size: int) -> bool:
         """Whether ``room`` is left."""
         return self.room is None or size <= self.room
+
+    def waits_for_second(self, size: int) -> bool:
+        """Whether ``paced`` says so."""
+        return self.paced
 
     def has_room(self) -> bool:
         """Whether it is not ``choked``."""
