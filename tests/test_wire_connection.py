@@ -34,6 +34,7 @@ from ldmsjob.wire.events import (
     UnsubscribeAnswered,
     UnsubscribeWanted,
 )
+from ldmsjob.wire.setevents import DirectoryCancelled, DirectoryWanted
 from tests.linkpair import NOW, ROOT, LinkPair, connection
 
 XID = b"XIDXIDXI"
@@ -187,7 +188,8 @@ class AuthenticationTests(SynchronousTestCase):
         self.assertEqual(events, [AuthReceived(b"b")])
         self.assertEqual(self.end.data_to_send(), self.auth(b"three"))
         self.assertEqual(self.end.authentication_step((), ROOT, NOW), [])
-        self.assertEqual(self.end.receive_data(request(xprt.LOOKUP), NOW), [Refused("lookup")])
+        wanted = self.end.receive_data(request(xprt.DIR, bytes(4)), NOW)
+        self.assertEqual(wanted, [DirectoryWanted(XID, False)])
 
     def test_requests_before_the_end(self):
         """A request of a peer that is not authenticated is not served."""
@@ -246,19 +248,16 @@ class RefusalTests(SynchronousTestCase):
 
     def test_requests_with_an_answer(self):
         """Each answer has the request's xid."""
-        self.check(request(0, bytes(4)), "dir", request(0x101, b"\0\0\0\x5f" + bytes(12)))
-        self.check(request(1), "dir_cancel", request(0x102, bytes(4)))
-        self.check(request(2, b"\0" * 9), "lookup", request(0x104, b"\0\0\0\2"))
         seconds, micros = divmod(NOW, 1_000_000)
         times = seconds.to_bytes(8, "big") + (micros * 1000).to_bytes(8, "big")
-        self.check(request(9, b"\0" * 9), "set_delete", request(0x10A, bytes(4) + times))
+        name = b"\0\0\0\2a\0"
+        self.check(request(9, name), "set_delete", request(0x10A, bytes(4) + times))
+        path = bytes(4) + b"\0\0\x10\x02" + b"p" * 4097 + b"\0"
+        self.check(request(2, path), "lookup_too_long", request(0x104, b"\0\0\0\x24"))
 
     def test_requests_without_an_answer(self):
         """Where the protocol has no answer there is none; unknown codes are like that."""
         for command, reason in (
-            (3, "notify"),
-            (4, "cancel_notify"),
-            (7, "cancel_push"),
             (14, "quota_group"),
             (15, "quota_group"),
             (16, "quota_group"),
@@ -268,7 +267,11 @@ class RefusalTests(SynchronousTestCase):
             (0x8000_0000, "unknown_command"),
             (0xFFFF_FFFF, "unknown_command"),
             (0x101, "unknown_reply"),
+            (0x102, "unknown_reply"),
+            (0x103, "unknown_reply"),
+            (0x104, "unknown_reply"),
             (0x106, "unknown_reply"),
+            (0x10A, "unknown_reply"),
             (0x7FFF_FFFF, "unknown_reply"),
         ):
             self.check(request(command, bytes(16)), reason)
@@ -283,19 +286,17 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(self.pair.client.receive_data(answer, NOW), [Refused("daemon_response")])
         self.assertEqual(self.pair.client.data_to_send(), b"")
 
-    def test_reads_and_writes(self):
-        """There are no regions; the answers carry the request's xid and ctxt."""
+    def test_writes(self):
+        """Nobody may write; the answer carries the request's xid and ctxt."""
         tail = b"key!" + bytes(8)
-        head = bytes.fromhex("0004 0000 00000024") + b"xid!" + b"ctxtctxt"
-        answer = bytes.fromhex("0005 0000 00000024") + b"xid!" + b"ctxtctxt"
-        self.check(head + tail + bytes(4), "read", answer + b"\0\x11" + bytes(14))
         head = bytes.fromhex("0006 0000 00000027") + b"xid!" + b"ctxtctxt"
         answer = bytes.fromhex("0007 0000 00000018") + b"xid!" + b"ctxtctxt"
         self.check(head + tail + b"\0\0\0\3abc", "write", answer + b"\0\x13\0\0")
 
     def test_other_frames(self):
         """An offer of a region, and a rejection that comes too late."""
-        self.check(bytes.fromhex("0003 0000 0000002c") + bytes(36), "rendezvous")
+        message = bytes(8) + bytes.fromhex("00000003 00000010")
+        self.check(bytes.fromhex("0003 0000 00000038") + bytes(32) + message, "rendezvous")
         self.check(zap.rejected_frame("late"), "rejected")
 
     def test_violations(self):
@@ -314,10 +315,14 @@ class RefusalTests(SynchronousTestCase):
             request(xprt.MSG_SUB, bytes(11)),
             request(xprt.MSG_SUB_REPLY, bytes(3)),
             request(xprt.SEND_MSG, b"\0\0\0\1"),
+            request(xprt.DIR),
+            request(xprt.LOOKUP, bytes(9)),
+            request(xprt.SET_DELETE, b"\0\0\0\3a\0"),
+            bytes.fromhex("0003 0000 00000038") + bytes(48),
         ):
             self.setUp()
             events, answer = self.receive(request(1) + frame + request(1))
-            self.assertEqual(events, [Refused("dir_cancel")])
+            self.assertEqual(events, [DirectoryCancelled()])
             self.assertEqual(answer, request(0x102, bytes(4)))
             self.assertIsNotNone(self.end.error, frame)
 

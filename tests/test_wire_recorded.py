@@ -22,6 +22,7 @@ from ldmsjob.wire.events import (
     SubscribeWanted,
     UnsubscribeWanted,
 )
+from ldmsjob.wire.setevents import DirectoryWanted
 from tests.linkpair import NOW, ROOT, connection
 from tests.recorded import NAMES, conversation, streams
 
@@ -171,20 +172,6 @@ class RecordedTests(SynchronousTestCase):
             end, _, _ = play("f_prdcr_subscribe", number, from_client=False)
             self.assertIsNone(end.error)
 
-    def test_consumers(self):
-        """``ldms_ls`` and a C aggregator are told that there are no sets, and keep their link."""
-        end, events, answers = play("a_ls_dir")
-        self.assertIsNone(end.error)
-        self.assertEqual(reasons(events), ["dir"])
-        reply = frames(answers)[1][1]
-        self.assertEqual(reply.hex()[:40], "a045066e0756000000000101000000200000005f")
-        end, events, answers = play("e_agg_pull")
-        self.assertIsNone(end.error)
-        self.assertEqual(set(reasons(events)), {"dir", "lookup", "read"})
-        sent = [kind for kind, _ in frames(answers)]
-        self.assertEqual(sent.count(zap.READ_RESP), reasons(events).count("read"))
-        self.assertEqual(sent.count(zap.SENDRECV), len(reasons(events)) - sent.count(zap.READ_RESP))
-
     def test_controller(self):
         """``ldmsd_controller`` is answered, request by request."""
         end, events, answers = play("h_ctl_daemon_status", 1)
@@ -204,7 +191,7 @@ class RecordedTests(SynchronousTestCase):
         for name in ("b_ls_lv_meminfo", "e_agg_pull", "g_ls_auth_munge"):
             end, events, _ = play(name, from_client=False)
             self.assertIn("READ_RESP", str(end.error))
-            self.assertIn("rendezvous", reasons(events))
+            self.assertIn("unknown_announcement", reasons(events))
 
     def test_authentication(self):
         """The messages of naive, ovis and munge are handed over, and what follows is read."""
@@ -213,7 +200,7 @@ class RecordedTests(SynchronousTestCase):
             self.assertIsNone(end.error)
             kinds = [type(event) for event in events]
             self.assertEqual(kinds[: count + 1], [LinkUp] + [AuthReceived] * count)
-            self.assertIn("dir", reasons(events))
+            self.assertIn(DirectoryWanted, kinds)
         payload = play("g_ls_auth_naive")[1][1].payload
         self.assertEqual(payload.hex(), "000003e8000003e8")
 

@@ -24,6 +24,7 @@ from ldmsjob.wire.buffers import Limits, ReceiveBuffer
 from ldmsjob.wire.events import (
     UNLIMITED,
     AnswerSubscribe,
+    AnswerUnsubscribe,
     AuthReceived,
     ChangeQuota,
     ChangeRate,
@@ -48,6 +49,7 @@ from ldmsjob.wire.events import (
     WireEvent,
 )
 from ldmsjob.wire.request import RequestReader
+from ldmsjob.wire.setexchange import SetExchange
 
 _FrameAction = Callable[["LdmsConnection", bytes, int, int, list[WireEvent]], None]
 _RequestAction = Callable[["LdmsConnection", bytes, bytes, int, int, list[WireEvent]], None]
@@ -119,6 +121,7 @@ class LdmsConnection:
         self._enabled_now = False
         self._reader: msg.MessageReader | None = None  # once the peer is authenticated
         self._requests = RequestReader(self._limits)
+        self._sets = SetExchange(self._output, self._limits)
         self._allowance = Allowance(NOBODY)
         self._number = 0
         self._xid = 0
@@ -203,7 +206,7 @@ class LdmsConnection:
                 if end - at < zap.HEAD_BYTES:
                     wanted = zap.HEAD_BYTES
                     break
-                kind, length = zap.read_head(data, at, self._frame_limit)
+                kind, length = zap.read_head(data, at, self._frame_limit, self._sets.read_limit)
                 action = self._frames.get(kind)
                 if action is None:
                     raise PeerError(f"{zap.NAMES[kind]} frame out of place")
@@ -279,6 +282,8 @@ class LdmsConnection:
         action = _REQUESTS.get(command)
         if action is not None:
             action(self, xid, data, at, stop, events)
+        elif self._sets.receive(command, xid, data, at, stop, self._now_us, events):
+            pass
         elif command in _IGNORED:
             events.append(Refused(_IGNORED[command]))
         elif xprt.FIRST_REPLY <= command <= xprt.LAST_REPLY:
@@ -287,15 +292,17 @@ class LdmsConnection:
             events.append(Refused("unknown_command"))
 
     def _read_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
-        self._output.append(zap.refuse_read(data, at))
-        events.append(Refused("read"))
+        self._sets.read_wanted(data, at, events)
+
+    def _read_answer_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
+        self._sets.read_answered(data, at, stop, events)
 
     def _write_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
         self._output.append(zap.refuse_write(data, at))
         events.append(Refused("write"))
 
     def _rendezvous_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
-        events.append(Refused("rendezvous"))
+        self._sets.rendezvous(data, at, stop, events)
 
     def _late_rejected_frame(
         self, data: bytes, at: int, stop: int, events: list[WireEvent]
@@ -392,28 +399,6 @@ class LdmsConnection:
     ) -> None:
         raise PeerError("an authentication message after the end of authentication")
 
-    def _directory(
-        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
-    ) -> None:
-        self._send_request(xprt.dir_error(xid, errno.EOPNOTSUPP))
-        events.append(Refused("dir"))
-
-    def _directory_cancelled(
-        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
-    ) -> None:
-        self._send_request(xprt.plain_reply(xid, xprt.DIR_CANCEL_REPLY, 0))
-        events.append(Refused("dir_cancel"))
-
-    def _lookup(self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
-        self._send_request(xprt.plain_reply(xid, xprt.LOOKUP_REPLY, errno.ENOENT))
-        events.append(Refused("lookup"))
-
-    def _set_deleted(
-        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
-    ) -> None:
-        self._send_request(xprt.set_delete_reply(xid, self._now_us))
-        events.append(Refused("set_delete"))
-
     # Sending
 
     @property
@@ -483,10 +468,12 @@ class LdmsConnection:
             self._send_request(xprt.limit_change(xprt.QUOTA_RECONFIG, command.quota))
         elif isinstance(command, ChangeRate):
             self._send_request(xprt.limit_change(xprt.RATE_RECONFIG, command.rate))
-        else:
+        elif isinstance(command, (AnswerSubscribe, AnswerUnsubscribe)):
             answers = isinstance(command, AnswerSubscribe)
             code = xprt.MSG_SUB_REPLY if answers else xprt.MSG_UNSUB_REPLY
             self._send_request(msg.subscription_reply(command.xid, code, command.rc, command.text))
+        else:
+            self._sets.send(command, now_us)
 
     def _send_request(self, request: bytes) -> None:
         self._output.append(zap.counted_frame(zap.SENDRECV, request))
@@ -519,6 +506,7 @@ _OPEN: dict[int, _FrameAction] = {
     zap.SENDRECV: LdmsConnection._request_frame,
     zap.RENDEZVOUS: LdmsConnection._rendezvous_frame,
     zap.READ_REQ: LdmsConnection._read_frame,
+    zap.READ_RESP: LdmsConnection._read_answer_frame,
     zap.WRITE_REQ: LdmsConnection._write_frame,
     zap.REJECTED: LdmsConnection._late_rejected_frame,
 }
@@ -526,12 +514,8 @@ _COUNTED_KINDS = frozenset((zap.SENDRECV, zap.ACCEPTED, zap.REJECTED, zap.ACK_AC
 """Frames whose data, and not whose head, is what an action gets."""
 
 _REQUESTS: dict[int, _RequestAction] = {
-    xprt.DIR: LdmsConnection._directory,
-    xprt.DIR_CANCEL: LdmsConnection._directory_cancelled,
-    xprt.LOOKUP: LdmsConnection._lookup,
     xprt.SEND_MSG: LdmsConnection._daemon_request,
     xprt.AUTH_MSG: LdmsConnection._late_authentication,
-    xprt.SET_DELETE: LdmsConnection._set_deleted,
     xprt.SEND_QUOTA: LdmsConnection._credit_returned,
     xprt.QUOTA_RECONFIG: LdmsConnection._quota_changed,
     xprt.RATE_RECONFIG: LdmsConnection._rate_changed,
@@ -542,9 +526,6 @@ _REQUESTS: dict[int, _RequestAction] = {
     xprt.MSG_UNSUB_REPLY: LdmsConnection._unsubscribe_answered,
 }
 _IGNORED = {
-    xprt.REQ_NOTIFY: "notify",
-    xprt.CANCEL_NOTIFY: "cancel_notify",
-    xprt.CANCEL_PUSH: "cancel_push",
     xprt.QGROUP_ASK: "quota_group",
     xprt.QGROUP_DONATE: "quota_group",
     xprt.QGROUP_DONATE_BACK: "quota_group",

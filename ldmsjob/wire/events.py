@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ldmsjob.wire.setevents import SetCommand, SetEvent
+
 STRING, JSON, AVRO = 0, 1, 2
 """Message types. Others are passed on unchanged."""
 
@@ -181,6 +183,7 @@ WireEvent = (
     | QuotaChanged
     | RateChanged
     | Refused
+    | SetEvent
 )
 
 
@@ -265,4 +268,5 @@ WireCommand = (
     | AnswerUnsubscribe
     | ChangeQuota
     | ChangeRate
+    | SetCommand
 )

@@ -18,6 +18,7 @@ from ldmsjob.wire.xprt import (
     CANCEL_NOTIFY,
     CANCEL_PUSH,
     DIR,
+    DIR_CANCEL,
     DIR_REPLY,
     DIR_UPDATE_REPLY,
     LOOKUP,
@@ -89,6 +90,7 @@ PUSH_REGISTRATION = Struct(
 )
 
 _RC = flat_struct(REPLY_HEAD, only=("rc",))
+_REQUEST = flat_struct(REQUEST_HEAD)
 _DIR = flat_struct(DIR_REQUEST)
 _DIR_REPLY = flat_struct(DIR_REPLY_HEAD)
 _DIR_REPLY_FIELDS = flat_struct(DIR_REPLY_HEAD, only=("rc", "dir_type", "more"))
@@ -142,6 +144,11 @@ def _check_size(what: str, is_right: bool) -> None:
 def dir_request(xid: bytes, updates: bool) -> bytes:
     """A DIR."""
     return _DIR.pack(xid, DIR, _DIR.size, int(updates))
+
+
+def dir_cancel_request(xid: bytes) -> bytes:
+    """A DIR_CANCEL."""
+    return _REQUEST.pack(xid, DIR_CANCEL, _REQUEST.size)
 
 
 def read_dir(data: bytes, at: int, stop: int) -> bool:

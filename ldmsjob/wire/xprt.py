@@ -68,12 +68,6 @@ COUNTED_REQUEST = Struct(*REQUEST_HEAD.subcons, "payload_len" / Int32ub)
 """SEND_MSG and AUTH_MSG, in front of their payload."""
 RECONFIG = Struct(*REQUEST_HEAD.subcons, "limit" / Int64sb)
 """QUOTA_RECONFIG and RATE_RECONFIG: the new quota or rate, from now on."""
-DIR_REPLY_HEAD = Struct(
-    *REPLY_HEAD.subcons, "dir_type" / Int32ub, "more" / Int32ub, "json_len" / Int32ub
-)
-SET_DELETE_REPLY_BODY = Struct(
-    *REPLY_HEAD.subcons, "received_sec" / Int64ub, "received_nsec" / Int64ub
-)
 
 NO_XID = bytes(8)
 """For requests that get no reply."""
@@ -84,8 +78,6 @@ _REPLY = flat_struct(REPLY_HEAD)
 _COUNTED = flat_struct(COUNTED_REQUEST)
 _PAYLOAD_LEN = flat_struct(COUNTED_REQUEST, only=("payload_len",))
 _RECONFIG = flat_struct(RECONFIG)
-_DIR_REPLY = flat_struct(DIR_REPLY_HEAD)
-_SET_DELETE_REPLY = flat_struct(SET_DELETE_REPLY_BODY)
 
 REQUEST_BYTES = _REQUEST.size
 REPLY_BYTES = _REPLY.size
@@ -233,15 +225,3 @@ def read_limit_change(data: bytes, at: int, stop: int) -> int:
 def plain_reply(xid: bytes, command: int, rc: int) -> bytes:
     """A reply of which there is only the head."""
     return _REPLY.pack(xid, command, _REPLY.size, rc)
-
-
-def dir_error(xid: bytes, rc: int) -> bytes:
-    """The reply to a DIR that fails: an empty list."""
-    return _DIR_REPLY.pack(xid, DIR_REPLY, _DIR_REPLY.size, rc, 0, 0, 0)
-
-
-def set_delete_reply(xid: bytes, now_us: int) -> bytes:
-    """The reply to a SET_DELETE: we do not use that set (any more)."""
-    seconds, micros = divmod(now_us, 1_000_000)
-    size = _SET_DELETE_REPLY.size
-    return _SET_DELETE_REPLY.pack(xid, SET_DELETE_REPLY, size, 0, seconds, micros * 1000)

@@ -47,8 +47,6 @@ MAX_PAYLOAD = MAX_FRAME - 40
 VERSION = bytes((1, 3, 1, 0))
 SIGNATURE = b"SOCKET\0\0"
 
-REMOTE_MAP = 17
-"""Status of a READ_RESP: no such region."""
 REMOTE_PERMISSION = 19
 """Status of a WRITE_RESP: not allowed."""
 
@@ -120,16 +118,18 @@ _SIZES = {
 }
 
 
-def read_head(data: bytes, at: int, limit: int) -> tuple[int, int]:
+def read_head(data: bytes, at: int, limit: int, read_limit: int | None = None) -> tuple[int, int]:
     """Kind and length of the frame at ``at``, of which at least ``HEAD_BYTES`` are there.
 
     Raises ``PeerError`` for a kind that does not exist, and for a length that is not possible or
-    above ``limit``.
+    above ``limit``; for a READ_RESP above ``read_limit`` where there is one.
     """
     kind, length = _HEAD.unpack_from(data, at)
     size = _SIZES.get(kind)
     if size is None:
         raise PeerError(f"frame of unknown kind {kind}")
+    if kind == READ_RESP and read_limit is not None:
+        limit = read_limit
     if not size[0] <= length <= limit:
         raise PeerError(f"{NAMES[kind]} frame of {length} bytes")
     return kind, length
@@ -176,13 +176,6 @@ def connect_frame(message: bytes) -> bytes:
 def rejected_frame(reason: str) -> bytes:
     """A REJECTED frame; ``reason`` is ASCII."""
     return counted_frame(REJECTED, reason.encode("ascii") + b"\0")
-
-
-def refuse_read(data: bytes, at: int) -> bytes:
-    """The answer to the READ_REQ frame at ``at``: there is no such region."""
-    xid, ctxt = _IDENTITY.unpack_from(data, at)
-    size = _READ_RESPONSE.size
-    return _READ_RESPONSE.pack(READ_RESP, 0, size, xid, ctxt, REMOTE_MAP, bytes(8), 0)
 
 
 def read_request_frame(xid: bytes, ctxt: bytes, key: bytes, address: int, size: int) -> bytes:
