@@ -39,6 +39,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ldmsjob.jobtable",
         "ldmsjob.links",
         "ldmsjob.messages",
+        "ldmsjob.outlets",
         "ldmsjob.readers",
         "ldmsjob.serving",
         "ldmsjob.users",

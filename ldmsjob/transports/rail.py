@@ -13,8 +13,7 @@ from zope.interface import implementer
 
 from ldmsjob.interfaces import ILink, IRail
 from ldmsjob.wire.events import Forward, Publish, QuotaChanged, RateChanged
-from ldmsjob.wire.msg import hash_of_channel, hash_of_message
-from ldmsjob.wire.rail import RailGroup, RailGroups, RailKey, endpoint_of_message
+from ldmsjob.wire.rail import RailGroup, RailGroups, RailKey, endpoint_of
 from ldmsjob.wire.setevents import LookUp
 
 if TYPE_CHECKING:
@@ -27,14 +26,6 @@ if TYPE_CHECKING:
 
 RAIL_SECONDS = 10.0
 """How long the endpoints of a rail may take, from the first one's coming, until all are open."""
-
-
-def endpoint_for(command: Forward | Publish, endpoints: int) -> int:
-    """The index of the endpoint on which that message goes out."""
-    if isinstance(command, Forward):
-        message = command.message
-        return endpoint_of_message(message.source, hash_of_message(message), endpoints)
-    return endpoint_of_message(None, hash_of_channel(command.channel), endpoints)
 
 
 @implementer(IRail)
@@ -67,7 +58,7 @@ class Rail:
     def link_for(self, command: WireCommand | SetCommand) -> ILink:
         """The endpoint that carries it, as the C library chooses."""
         if isinstance(command, (Forward, Publish)):
-            return self.links[endpoint_for(command, self.size)]
+            return self.links[endpoint_of(command, self.size)]
         if isinstance(command, LookUp):
             self._lookups += 1
             return self.links[(self._lookups - 1) % self.size]

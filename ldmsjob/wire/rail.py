@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ldmsjob.wire.events import SourceAddress
+from ldmsjob.wire.events import Forward, Publish, SourceAddress
+from ldmsjob.wire.msg import hash_of_channel, hash_of_message
 from ldmsjob.wire.xprt import ConnectionRefused, check_index
 
 MAX_ENDPOINTS = 1023
@@ -34,6 +35,14 @@ def endpoint_of_message(source: SourceAddress | None, tag_hash: int, endpoints: 
     # C shifts address and port to the left of the hash; of the address, half falls off.
     place = ((address << 16) | source.port) & _WORD
     return ((place << 32) | tag_hash) % _PRIME % endpoints
+
+
+def endpoint_of(command: Forward | Publish, endpoints: int) -> int:
+    """The index of the endpoint on which we send that message."""
+    if isinstance(command, Forward):
+        message = command.message
+        return endpoint_of_message(message.source, hash_of_message(message), endpoints)
+    return endpoint_of_message(None, hash_of_channel(command.channel), endpoints)
 
 
 class RailKey(NamedTuple):
