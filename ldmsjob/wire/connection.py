@@ -40,16 +40,13 @@ from ldmsjob.wire.events import (
     ReturnCredit,
     SourceAddress,
     Subscribe,
-    SubscribeAnswered,
-    SubscribeWanted,
     Unsubscribe,
-    UnsubscribeAnswered,
-    UnsubscribeWanted,
     WireCommand,
     WireEvent,
 )
 from ldmsjob.wire.request import RequestReader
 from ldmsjob.wire.setexchange import SetExchange
+from ldmsjob.wire.subscriptions import SubscriptionExchange
 
 _FrameAction = Callable[["LdmsConnection", bytes, int, int, list[WireEvent]], None]
 _RequestAction = Callable[["LdmsConnection", bytes, bytes, int, int, list[WireEvent]], None]
@@ -122,11 +119,9 @@ class LdmsConnection:
         self._reader: msg.MessageReader | None = None  # once the peer is authenticated
         self._requests = RequestReader(self._limits)
         self._sets = SetExchange(self._output, self._limits)
+        self._subscriptions = SubscriptionExchange(self._output, self._limits)
         self._allowance = Allowance(NOBODY)
         self._number = 0
-        self._xid = 0
-        self._subscribes: dict[bytes, str] = {}  # match of what is not answered, by xid
-        self._unsubscribes: dict[bytes, str] = {}
 
     @property
     def buffered_bytes(self) -> int:
@@ -282,9 +277,13 @@ class LdmsConnection:
         action = _REQUESTS.get(command)
         if action is not None:
             action(self, xid, data, at, stop, events)
-        elif self._sets.receive(command, xid, data, at, stop, self._now_us, events):
-            pass
-        elif command in _IGNORED:
+            return
+        place = command, xid, data, at, stop
+        if self._sets.receive(*place, self._now_us, events):
+            return
+        if self._subscriptions.receive(*place, self._enabled_now, events):
+            return
+        if command in _IGNORED:
             events.append(Refused(_IGNORED[command]))
         elif xprt.FIRST_REPLY <= command <= xprt.LAST_REPLY:
             events.append(Refused("unknown_reply"))
@@ -339,51 +338,6 @@ class LdmsConnection:
         changed = RateChanged(xprt.read_limit_change(data, at, stop))
         self.change_limit(changed)
         events.append(changed)
-
-    def _subscribe(
-        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
-    ) -> None:
-        match, is_regex, rate = msg.read_subscription(data, at, stop)
-        if self._may_subscribe(xid, xprt.MSG_SUB_REPLY, match, events):
-            text = match.decode("utf-8", "surrogateescape")
-            events.append(SubscribeWanted(xid, text, is_regex, rate))
-
-    def _unsubscribe(
-        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
-    ) -> None:
-        match, is_regex, _ = msg.read_subscription(data, at, stop)
-        if self._may_subscribe(xid, xprt.MSG_UNSUB_REPLY, match, events):
-            text = match.decode("utf-8", "surrogateescape")
-            events.append(UnsubscribeWanted(xid, text, is_regex))
-
-    def _may_subscribe(self, xid: bytes, reply: int, match: bytes, events: list[WireEvent]) -> bool:
-        if not self._enabled_now:
-            rc, text, reason = errno.EOPNOTSUPP, "LDMS Message Service disabled", "subscribe_off"
-        elif len(match) > self._limits.match_bytes:
-            rc, text, reason = errno.ENAMETOOLONG, "Match string too long", "subscribe_too_long"
-        else:
-            return True
-        self._send_request(msg.subscription_reply(xid, reply, rc, text))
-        events.append(Refused(reason))
-        return False
-
-    def _subscribe_answered(
-        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
-    ) -> None:
-        rc, text = msg.read_subscription_reply(data, at, stop)
-        match = self._subscribes.pop(xid, None)
-        events.append(
-            Refused("unknown_reply") if match is None else SubscribeAnswered(match, rc, text)
-        )
-
-    def _unsubscribe_answered(
-        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
-    ) -> None:
-        rc, text = msg.read_subscription_reply(data, at, stop)
-        match = self._unsubscribes.pop(xid, None)
-        events.append(
-            Refused("unknown_reply") if match is None else UnsubscribeAnswered(match, rc, text)
-        )
 
     def _daemon_request(
         self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
@@ -440,6 +394,9 @@ class LdmsConnection:
         * 11 when the peer's quota or rate has no room now (see ``can_publish``),
         * 40 when it came over too many hops already,
         * 22 when its channel's name cannot be sent; so do ``Subscribe`` and ``Unsubscribe``.
+
+        A command about sets raises ``ValueError`` when no frame can carry it or when it contradicts
+        what was sent before (docs/wire.md, Metric sets).
         """
         if self._reader is None:
             raise RuntimeError("the peer is not authenticated")
@@ -459,19 +416,13 @@ class LdmsConnection:
             self._number += 1
             self._output.append(frame)
         elif isinstance(command, (Subscribe, Unsubscribe)):
-            self._xid += 1
-            xid = self._xid.to_bytes(8, "big")
-            self._send_request(msg.subscription_request(command, xid))
-            asked = self._subscribes if isinstance(command, Subscribe) else self._unsubscribes
-            asked[xid] = command.match
+            self._subscriptions.ask(command)
         elif isinstance(command, ChangeQuota):
             self._send_request(xprt.limit_change(xprt.QUOTA_RECONFIG, command.quota))
         elif isinstance(command, ChangeRate):
             self._send_request(xprt.limit_change(xprt.RATE_RECONFIG, command.rate))
         elif isinstance(command, (AnswerSubscribe, AnswerUnsubscribe)):
-            answers = isinstance(command, AnswerSubscribe)
-            code = xprt.MSG_SUB_REPLY if answers else xprt.MSG_UNSUB_REPLY
-            self._send_request(msg.subscription_reply(command.xid, code, command.rc, command.text))
+            self._subscriptions.answer(command)
         else:
             self._sets.send(command, now_us)
 
@@ -520,10 +471,6 @@ _REQUESTS: dict[int, _RequestAction] = {
     xprt.QUOTA_RECONFIG: LdmsConnection._quota_changed,
     xprt.RATE_RECONFIG: LdmsConnection._rate_changed,
     xprt.MSG: LdmsConnection._message,
-    xprt.MSG_SUB: LdmsConnection._subscribe,
-    xprt.MSG_UNSUB: LdmsConnection._unsubscribe,
-    xprt.MSG_SUB_REPLY: LdmsConnection._subscribe_answered,
-    xprt.MSG_UNSUB_REPLY: LdmsConnection._unsubscribe_answered,
 }
 _IGNORED = {
     xprt.QGROUP_ASK: "quota_group",
