@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.internet import tcp
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
@@ -249,14 +249,21 @@ class SockTransport:
             for endpoint in range(rail)
         ]
 
-        def failed(failure: Failure) -> Failure:
+        def failed(failure: Failure) -> None:
             made.close()
             for attempt in attempts:
                 attempt.cancel()
-            return cast(FirstError, failure.value).subFailure
+            if not opened.called:
+                opened.errback(cast(FirstError, failure.value).subFailure)
 
+        def give_up(given_up: Deferred[ILink]) -> None:
+            given_up.errback(CancelledError())
+            together.cancel()
+
+        opened: Deferred[ILink] = Deferred(give_up)
         together = gatherResults(attempts, consumeErrors=True)
-        return together.addCallbacks(lambda links: links[0], failed)
+        together.addCallbacks(lambda links: opened.callback(links[0]), failed)
+        return opened
 
     def _connect(
         self,
