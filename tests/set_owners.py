@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+
 from ldmsjob.peer import Peer
 from ldmsjob.sets.layout import COPY_HEADER, SET_HEADER
 from ldmsjob.wire.setevents import (
@@ -124,6 +127,7 @@ class Owner(FakeLink):
         self.peer_of = peer
         self.images = {image.names[0]: image for image in images}
         self.silent = False
+        self.closes_at_once = False
         self.reads: list[tuple[int, int]] = []
         self.pushes: dict[bytes, bytes] = {}
         self._numbers = itertools.count(1)
@@ -135,6 +139,12 @@ class Owner(FakeLink):
         super().send(command)
         if not self.silent and self.state == "open":
             self.tell(*self.answers(command))
+
+    def close(self) -> None:
+        """Close, and tell so if ``closes_at_once``."""
+        super().close()
+        if self.closes_at_once:
+            self.peer_of.link_closed(self, Failure(ConnectionDone()))
 
     def tell(self, *events: Any) -> None:
         """Have the peer hear of something."""
