@@ -296,7 +296,9 @@ class WatcherTests(SynchronousTestCase):
         metric_set = sample_set()
         metric_set.commit(1)
         seen: list[tuple[bool, int]] = []
-        metric_set.watcher = lambda one: seen.append((read(one).consistent, one.data_generation))
+        metric_set.watcher = lambda one: seen.append(
+            (read(one).current_copy.is_consistent, one.data_generation)
+        )
         metric_set.put("n", 1)
         self.assertEqual(seen, [])
         metric_set.commit(2)
