@@ -12,7 +12,7 @@ from rich.text import Text
 from ldmsjob.cli.ls_text import UPDATE_HINT, age_of
 from ldmsjob.wire.setevents import DirectoryEntry
 
-DIGEST_DIGITS = 8
+DIGEST_DIGITS = 6
 """What a person compares."""
 
 
