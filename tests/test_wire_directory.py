@@ -107,6 +107,14 @@ class WritingTests(SynchronousTestCase):
             size = len(msgspec.json.encode(following[0]))
             self.assertGreater(len(text) + 1 + size, limit)
 
+    def test_limit(self):
+        """A text may be just as long as the limit."""
+        sets = [DirectoryEntry(name) for name in "abc"]
+        (text,) = directory_texts(sets, LIMIT)
+        self.assertEqual(list(directory_texts(sets, len(text))), [text])
+        parts = [read_directory(part) for part in directory_texts(sets, len(text) - 1)]
+        self.assertEqual(parts, [sets[:2], sets[2:]])
+
     def test_info_without_bound(self):
         """A set whose info is too long for any text appears without it."""
         entry = DirectoryEntry("a", info=(Info("k", "v" * 5000),))

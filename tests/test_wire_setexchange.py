@@ -158,6 +158,8 @@ class DirectoryTests(Exchange):
         self.assertEqual(len(self.say(UpdateDirectory(xid(6), SET_CHANGED, entry))), 1)
         self.assertEqual(self.ask(CancelDirectory(7)), [DirectoryCancelled()])
         self.assertEqual(self.pair.take(self.reader), [])
+        cancelled = reply(xprt.plain_reply(xid(7), xprt.DIR_CANCEL_REPLY, 0))
+        self.assertEqual(self.inject(cancelled), [Refused("unknown_reply")])
         self.assertEqual(self.say(UpdateDirectory(xid(6), 3, entry)), [Refused("unknown_reply")])
         self.ask(WantDirectory(8, updates=True), WantDirectory(9))
         self.assertEqual(self.say(UpdateDirectory(xid(8), 3, entry)), [Refused("unknown_reply")])
@@ -166,10 +168,11 @@ class DirectoryTests(Exchange):
         """The request ends with an error, and the link stays."""
         self.ask(WantDirectory(5, updates=True))
         (frame,) = setmessages.dir_replies(xid(5), [DirectoryEntry("abc")], 0)
-        broken = frame.replace(b'"abc"', b'["bc"')
+        broken = bytearray(frame.replace(b'"abc"', b'["bc"'))
+        broken[27] = 1  # more follows, which will not matter
         refused = Refused("bad_directory")
         self.assertEqual(
-            self.inject(reply(broken)), [refused, DirectoryAnswered(5, [], errno.EBADMSG)]
+            self.inject(reply(bytes(broken))), [refused, DirectoryAnswered(5, [], errno.EBADMSG)]
         )
         self.assertEqual(self.inject(reply(frame)), [Refused("unknown_reply")])
         update = setmessages.dir_update(xid(5), SET_ADDED, DirectoryEntry("abc"))
