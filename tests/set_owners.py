@@ -10,10 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
 
+from ldmsjob.errors import LdmsJobError, RequestFailed
 from ldmsjob.peer import Peer
+from ldmsjob.remoteset import RemoteSet
+from ldmsjob.sets.decode import DecodedSet
 from ldmsjob.sets.layout import COPY_HEADER, SET_HEADER
 from ldmsjob.wire.setevents import (
     READ_OK,
@@ -37,6 +43,7 @@ from ldmsjob.wire.setevents import (
 )
 from tests.fake_links import FakeLink
 
+JOB = "nodeJ/job_slurm_42"
 VECTORS = Path(__file__).parent / "vectors" / "sets"
 
 
@@ -195,3 +202,39 @@ class Owner(FakeLink):
         if end > len(image.whole):
             return MemoryRead(command.token, READ_OUTSIDE, b"")
         return MemoryRead(command.token, READ_OK, image.whole[command.offset : end])
+
+
+class PeerTestCase(SynchronousTestCase):
+    """A peer with a job set and a set of three copies."""
+
+    def setUp(self) -> None:
+        """Connect."""
+        self.clock = Clock()
+        self.peer = Peer(self.clock, timeout=5)
+        self.job = Image.recorded("set-jobset")
+        self.array = Image.recorded("set-array3")
+        self.owner = Owner(self.peer, self.job, self.array)
+
+    def tearDown(self) -> None:
+        """Nothing waits for a time that comes no more."""
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def found(self, instance: str) -> RemoteSet:
+        """Look a set up."""
+        return self.successResultOf(self.peer.lookup(instance))[0]
+
+    def read(self, remote_set: RemoteSet) -> DecodedSet:
+        """Update it."""
+        return self.successResultOf(remote_set.update())
+
+    def failure(self, deferred: Deferred[Any]) -> LdmsJobError:
+        """Why it failed."""
+        error = self.failureResultOf(deferred, LdmsJobError).value
+        assert isinstance(error, LdmsJobError)
+        return error
+
+    def failed_rc(self, deferred: Deferred[Any]) -> int:
+        """The errno with which it failed."""
+        error = self.failure(deferred)
+        assert isinstance(error, RequestFailed), error
+        return error.rc

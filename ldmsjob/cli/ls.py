@@ -29,7 +29,8 @@ exit status:
   0 when all was shown, {NOTHING_FOUND} when there is no set, or none that a NAME means, or one was
   gone before it was read, 2 for a mistake in the command line, else an errno:
   {errno.EACCES} refused, {errno.ECONNREFUSED} nobody listens there, {errno.ETIMEDOUT} no answer in
-  time, {errno.ECONNRESET} connection lost, {errno.EPROTO} what came is no metric set
+  time, {errno.ECONNRESET} connection lost, {errno.EPROTO} what came is no metric set,
+  {errno.ENODATA} not pushed in time
 """
 
 GROUP_SCHEMA = "ldmsd_grp_schema"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +15,15 @@ from ldmsjob.cli.ls_json import entry_record, reading_record
 from ldmsjob.peer import Peer
 from ldmsjob.sets.decode import DecodedSet
 from ldmsjob.wire.setevents import SET_ADDED, SET_DELETED
-from tests.interop.peers import InteropTestCase, Program, free_port, listens, reactor, wait_until
+from tests.interop.peers import (
+    SOURCE,
+    InteropTestCase,
+    Program,
+    free_port,
+    listens,
+    reactor,
+    wait_until,
+)
 from tests.interop.test_messages import asynchronous
 
 SAMPLERS = {
@@ -213,3 +223,22 @@ class PeerTests(ReadingTestCase):
         gaps = [after - before for before, after in pairwise(times)]
         self.assertTrue(all(gap < 190_000 for gap in gaps), gaps)
         self.assertTrue(all(each.current_copy.is_consistent for each in readings))
+
+    @asynchronous
+    async def test_example(self) -> None:
+        """The example of docs/reading.md runs."""
+        await self.start_samplers()
+        text = (SOURCE / "docs" / "reading.md").read_text()
+        script = self.directory / "example.py"
+        script.write_text(text.partition("```python\n")[2].partition("```")[0])
+        program = self.start(
+            sys.executable,
+            str(script.resolve()),
+            "127.0.0.1",
+            str(self.port),
+            environment={**os.environ, "PYTHONPATH": str(SOURCE)},
+        )
+        status, output = await self.ended(program)
+        self.assertEqual((status, program.errors), (0, b""))
+        self.assertIn("node-1/meminfo meminfo\n", output)
+        self.assertIn("    MemTotal ", output)
