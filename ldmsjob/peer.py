@@ -124,6 +124,9 @@ class Peer:
         self.address = "not connected"
         """Where the peer is, for people."""
         self._link: ILink | None = None
+        """The only one, or the first of a rail."""
+        self._arrived: ILink | None = None
+        """The one that brought the event that is being dealt with."""
         self._tokens = itertools.count(1)
         self._requests: dict[int, _Request] = {}
         self._sets: WeakValueDictionary[str, RemoteSet] = WeakValueDictionary()
@@ -144,15 +147,15 @@ class Peer:
             Pushed: self._pushed,
             Notified: self._notified,
             DeletionWanted: self._deletion_wanted,
-            Message: lambda event: self.send(ReturnCredit([event.credit])),
+            Message: lambda event: self._reply(ReturnCredit([event.credit])),
             # C daemons may ask the same of us. We are no daemon: there is nothing to be had.
-            DirectoryWanted: lambda event: self.send(AnswerDirectory(event.xid)),
-            LookupWanted: lambda event: self.send(FailLookup(event.xid, errno.ENOENT)),
-            ReadWanted: lambda event: self.send(AnswerRead(event, READ_UNKNOWN_KEY)),
-            SubscribeWanted: lambda event: self.send(
+            DirectoryWanted: lambda event: self._reply(AnswerDirectory(event.xid)),
+            LookupWanted: lambda event: self._reply(FailLookup(event.xid, errno.ENOENT)),
+            ReadWanted: lambda event: self._reply(AnswerRead(event, READ_UNKNOWN_KEY)),
+            SubscribeWanted: lambda event: self._reply(
                 AnswerSubscribe(event.xid, errno.EOPNOTSUPP, "not supported")
             ),
-            UnsubscribeWanted: lambda event: self.send(
+            UnsubscribeWanted: lambda event: self._reply(
                 AnswerUnsubscribe(event.xid, errno.ENOENT, "not subscribed")
             ),
         }
@@ -169,8 +172,12 @@ class Peer:
         auth_options: Mapping[str, str] | None = None,
         timeout: float = REQUEST_SECONDS,
         max_set_bytes: int = MAX_SET_BYTES,
+        rail: int = 1,
     ) -> Deferred[Peer]:
         """Connect to the daemon there, with the transport and authentication of those names.
+
+        With ``rail`` more than 1 there are that many connections, among which the sets that are
+        looked up are shared out.
 
         Fails with ``RequestFailed`` when nobody answers, ``AuthFailed`` or ``PeerError`` when the
         daemon does not want us, ``ConfigError`` for a transport or authentication that is not there
@@ -181,7 +188,7 @@ class Peer:
             transport, authenticator = find_transport(reactor, xprt, auth, auth_options or {})
         except LdmsJobError:
             return fail(Failure())
-        opened = transport.connect(host, port, peer, authenticator, cls.settings)
+        opened = transport.connect(host, port, peer, authenticator, cls.settings, rail)
         opened.addTimeout(timeout, reactor)
 
         def failed(failure: Failure) -> Failure:
@@ -243,8 +250,11 @@ class Peer:
                     rc=errno.EINVAL,
                 )
             )
+        known = None if by_schema or is_regex else self._sets.get(path)
         return self.ask(
-            f"the lookup of {path!r}", lambda token: LookUp(token, path, by_schema, is_regex)
+            f"the lookup of {path!r}",
+            lambda token: LookUp(token, path, by_schema, is_regex),
+            None if known is None else known.link,
         )
 
     def on_delete(self, callback: Callable[[str], None]) -> Subscription:
@@ -277,17 +287,22 @@ class Peer:
 
     # For RemoteSet
 
-    def read(self, announced: AnnouncedSet, offset: int, length: int) -> Deferred[bytes]:
-        """Those bytes of a set's image."""
+    def read(
+        self, announced: AnnouncedSet, offset: int, length: int, link: ILink | None = None
+    ) -> Deferred[bytes]:
+        """Those bytes of a set's image, which was announced on that link."""
         return self.ask(
             f"a read of {announced.instance!r}",
             lambda token: ReadMemory(token, announced, offset, length),
+            link,
         )
 
-    def ask(self, what: str, command: Callable[[int], Any] | None) -> Deferred[Any]:
+    def ask(
+        self, what: str, command: Callable[[int], Any] | None, link: ILink | None = None
+    ) -> Deferred[Any]:
         """Send the command that is made for a new token; fires with the answer.
 
-        ``what`` names it in errors.
+        ``what`` names it in errors. ``link`` is as for ``send``.
         """
         if self._link is None:
             return fail(RequestFailed(f"{self.address}: not connected", rc=errno.ENOTCONN))
@@ -300,28 +315,40 @@ class Peer:
         late = self.clock.callLater(self.timeout, self._too_late, token)
         self._requests[token] = _Request(what, deferred, late)
         if command is not None:
-            self._link.send(command(token))
+            self.send(command(token), link)
         return deferred
 
     def new_token(self) -> int:
         """A number that no other request of ours has."""
         return next(self._tokens)
 
-    def send(self, command: Any) -> None:
-        """Send it, if there is still a connection."""
-        if self._link is not None:
-            self._link.send(command)
+    def send(self, command: Any, link: ILink | None = None) -> None:
+        """Send it, if there is still a connection: on ``link``, for what concerns a set that was
+        looked up there, or else as the rules of rails have it."""
+        first = self._link
+        if first is None:
+            return
+        if link is None:
+            link = first if first.rail is None else first.rail.link_for(command)
+        link.send(command)
+
+    def _reply(self, command: Any) -> None:
+        """Send it where what it answers came from."""
+        if self._arrived is not None:
+            self._arrived.send(command)
 
     # ILinkSite
 
     def link_opened(self, link: ILink) -> None:
         """There is a connection."""
-        self._link = link
-        self.address = link.peer_address
+        if link.endpoint == 0:
+            self._link = link
+            self.address = link.peer_address
 
     def link_events(self, link: ILink, events: Sequence[Any]) -> None:
         """Answers, updates, and requests that we refuse."""
         for event in events:
+            self._arrived = link
             handle = self._handlers.get(type(event))
             if handle is not None:
                 handle(event)
@@ -421,6 +448,7 @@ class Peer:
         known = self._sets.get(announced.instance)
         if known is None or not known.announced_again(announced):
             known = self._sets[announced.instance] = RemoteSet(self, announced)
+        known.link = self._arrived
         self._part(event.token, [known], event.more)
 
     def _lookup_failed(self, event: LookupFailed) -> None:
@@ -451,7 +479,7 @@ class Peer:
         known = self._sets.pop(event.instance, None)
         if known is not None:
             known.deleted()
-        self.send(AcknowledgeDeletion(event.xid))
+        self._reply(AcknowledgeDeletion(event.xid))
         for watcher in list(self._watchers.values()):
             self._call(watcher, SET_DELETED, [DirectoryEntry(name=event.instance)])
         for callback in list(self._on_delete.values()):

@@ -24,6 +24,7 @@ from ldmsjob.wire.setevents import (
 )
 
 if TYPE_CHECKING:
+    from ldmsjob.interfaces import ILink
     from ldmsjob.peer import Peer
 
 PushCallback = Callable[[DecodedSet], None]
@@ -61,6 +62,8 @@ class RemoteSet:
         self.peer = peer
         self.announced = announced
         """What its owner said of it: names, sizes, info."""
+        self.link: ILink | None = None
+        """The connection on which it said so, and on which its handles are good."""
         self.is_deleted = False
         """True once its owner has deleted it."""
         self._reader: SetReader | None = None
@@ -132,14 +135,14 @@ class RemoteSet:
         if self.is_deleted or not self.peer.is_open:
             raise self._gone()
         token = self._notice = self.peer.new_token()
-        set_id = self.announced.set_id
+        set_id, link = self.announced.set_id, self.link
         self.peer.notices[token] = callback
-        self.peer.send(WantNotify(token, set_id, what))
+        self.peer.send(WantNotify(token, set_id, what), link)
 
         def close() -> None:
             self._notice = 0
             if self.peer.notices.pop(token, None) is not None:
-                self.peer.send(CancelNotify(set_id))
+                self.peer.send(CancelNotify(set_id), link)
 
         return Subscription(close)
 
@@ -196,11 +199,11 @@ class RemoteSet:
     async def _update(self) -> list[DecodedSet]:
         if self._reader is None:
             self._reader = self.new_reader()
-        announced = self.announced
+        announced, link = self.announced, self.link
         reads = self._reader.update()
         offset, length = next(reads)
         while True:
-            data = await self.peer.read(announced, offset, length)
+            data = await self.peer.read(announced, offset, length, link)
             try:
                 offset, length = reads.send(data)
             except StopIteration as end:
@@ -234,13 +237,14 @@ class PushSubscription:
         self._reader: SetReader = remote_set.new_reader()
         self._peer = remote_set.peer
         self._set_id = remote_set.announced.set_id
+        self._link = remote_set.link
         self._push_id = self._peer.new_token().to_bytes(8, "little")
         self._closing: Deferred[None] | None = None
         self._closing_token = 0
         self.is_over = False
         """Whether there will be no more."""
         self._peer.pushes[self._push_id] = self
-        self._peer.send(WantPush(remote_set.announced, self._push_id, on_change))
+        self._peer.send(WantPush(remote_set.announced, self._push_id, on_change), self._link)
 
     def close(self) -> Deferred[None]:
         """Want no more. Fires when the owner has confirmed it; until then pushes may come.
@@ -258,7 +262,9 @@ class PushSubscription:
             self.ended(None)
             return failure
 
-        closing = self._peer.ask(f"the end of pushes of {self._set.instance!r}", command)
+        closing = self._peer.ask(
+            f"the end of pushes of {self._set.instance!r}", command, self._link
+        )
         return closing.addErrback(unconfirmed)
 
     def received(self, event: Pushed) -> None:
@@ -269,7 +275,7 @@ class PushSubscription:
             reading = self._reader.pushed() if event.data and not event.more else None
         except SetImageError as error:
             self.ended(self._set.image_error(error))
-            self._peer.send(CancelPush(self._set_id))
+            self._peer.send(CancelPush(self._set_id), self._link)
             return
         if reading is not None:
             call(self._peer.log, self._callback, reading)
