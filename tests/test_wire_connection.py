@@ -488,8 +488,8 @@ class LimitTests(SynchronousTestCase):
         pair = LinkPair(server={"rate": 10})
         start = NOW // 1_000_000 * 1_000_000
         client = pair.client
-        self.assertTrue(client.has_rate)
-        self.assertFalse(pair.server.has_rate)
+        self.assertFalse(client.allowance.free)
+        self.assertTrue(pair.server.allowance.free)
         for size, now_us, fits in (
             (6, start, True),
             (6, start + 999_999, False),
@@ -581,7 +581,7 @@ class LimitTests(SynchronousTestCase):
         self.assertTrue(client.can_publish(14, NOW))
         self.assertFalse(client.can_publish(15, NOW))
         pair.send(server, ChangeRate(-1))
-        self.assertFalse(client.has_rate)
+        self.assertTrue(client.allowance.free)
         self.assertEqual(client.peer.rate, -1)
 
     def test_broken_changes(self):

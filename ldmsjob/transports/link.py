@@ -258,23 +258,23 @@ class LinkProtocol(Protocol):
 
     def can_publish(self, size: int) -> bool:
         """Whether the peer takes a message of that size now."""
-        connection = self._connection
         if self._choked:
             return False
-        if not connection.has_rate:
-            return connection.can_publish(size)
-        now_us = self._wall_clock_us()
-        if connection.can_publish(size, now_us):
+        allowance = self._connection.allowance
+        if allowance.free:
             return True
-        if self._second is None and connection.waits_for_second(size, now_us):
+        now_us = self._wall_clock_us()
+        if allowance.admits(size, now_us):
+            return True
+        if self._second is None and allowance.waits_for_second(size, now_us):
             self._await_second(now_us)
         return False
 
     def waits_for_second(self, size: int) -> bool:
         """Whether only the peer's rate stands in the way."""
-        if self._choked or self._closing or not self._connection.has_rate:
+        if self._choked or self._closing:
             return False
-        return self._connection.waits_for_second(size, self._wall_clock_us())
+        return self._connection.allowance.waits_for_second(size, self._wall_clock_us())
 
     def change_limit(self, changed: QuotaChanged | RateChanged) -> None:
         """The peer has changed a limit of its rail over another endpoint."""

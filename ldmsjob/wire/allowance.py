@@ -21,7 +21,7 @@ class Allowance:
     Sizes are of channel name, NUL and data.
     """
 
-    __slots__ = ("_credit", "_quota", "_refusal", "_window")
+    __slots__ = ("_credit", "_quota", "_refusal", "_window", "free")
 
     def __init__(self, peer: PeerInfo) -> None:
         self._quota = peer.quota
@@ -29,18 +29,16 @@ class Allowance:
         """What may still be sent; None is without limit. Negative after a cut of the quota."""
         self._window: RateWindow | None = None
         self._refusal = ""
+        self.free = False
+        """Whether there is no limit at all, which is nearly always so and costs least."""
         self.change_rate(peer.rate)
         if not peer.messages_enabled:
             self.refuse()
 
-    @property
-    def has_rate(self) -> bool:
-        """Whether the answers of ``admits`` depend on the time."""
-        return self._window is not None
-
     def refuse(self) -> None:
         """The peer takes no messages, now and for ever."""
         self._refusal = "the peer's message service is off"
+        self.free = False
 
     def returned(self, credit: int) -> None:
         """The peer is done with messages of that size.
@@ -60,6 +58,7 @@ class Allowance:
         else:
             self._credit += quota - self._quota
         self._quota = quota
+        self._find_free()
 
     def change_rate(self, rate: int) -> None:
         """The peer wants another rate."""
@@ -69,12 +68,11 @@ class Allowance:
             self._window = RateWindow(rate)
         else:
             self._window.change(rate)
+        self._find_free()
 
     def admits(self, size: int, now_us: int) -> bool:
         """Whether waiting is of no use: ``spend`` would take it, or refuse it for ever."""
-        if self._credit is None and self._window is None:
-            return True
-        if self._never(size):
+        if self.free or self._never(size):
             return True
         if self._credit is not None and size > self._credit:
             return False
@@ -90,11 +88,11 @@ class Allowance:
     def spend(self, size: int, now_us: int) -> None:
         """Take a message's size off quota and rate. Raises ``PublishError``, and takes nothing,
         where that cannot be."""
+        if self.free:
+            return
         if self._refusal:
             raise PublishError(self._refusal, rc=errno.EOPNOTSUPP)
         credit, window = self._credit, self._window
-        if credit is None and window is None:
-            return
         if self._never(size):
             limit = "quota" if 0 <= self._quota < size else "rate"
             text = f"a message of {size} bytes is more than the peer's {limit}"
@@ -105,6 +103,9 @@ class Allowance:
             raise PublishError("the peer's rate is used up for this second", rc=errno.EAGAIN)
         if credit is not None:
             self._credit = credit - size
+
+    def _find_free(self) -> None:
+        self.free = not self._refusal and self._credit is None and self._window is None
 
     def _never(self, size: int) -> bool:
         """Whether it cannot be sent, however long it waits."""

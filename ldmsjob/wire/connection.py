@@ -120,7 +120,8 @@ class LdmsConnection:
         self._requests = RequestReader(self._limits)
         self._sets = SetExchange(self._output, self._limits)
         self._subscriptions = SubscriptionExchange(self._output, self._limits)
-        self._allowance = Allowance(NOBODY)
+        self.allowance = Allowance(NOBODY)
+        """What the peer lets us publish. To be looked at only."""
         self._number = 0
 
     @property
@@ -257,7 +258,7 @@ class LdmsConnection:
     def _link_up(self, events: list[WireEvent]) -> None:
         peer = self.peer
         assert peer is not None
-        self._allowance = Allowance(peer)
+        self.allowance = Allowance(peer)
         self._frames = _AUTHENTICATE
         self._paused = True
         events.append(LinkUp(peer))
@@ -320,9 +321,9 @@ class LdmsConnection:
         self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
     ) -> None:
         credit, rc = msg.read_credit(data, at, stop)
-        self._allowance.returned(credit)
+        self.allowance.returned(credit)
         if rc == errno.EOPNOTSUPP:
-            self._allowance.refuse()
+            self.allowance.refuse()
         events.append(CreditReturned(credit, rc))
 
     def _quota_changed(
@@ -355,33 +356,28 @@ class LdmsConnection:
 
     # Sending
 
-    @property
-    def has_rate(self) -> bool:
-        """Whether the peer limits the rate of messages, so that ``can_publish`` needs the time."""
-        return self._allowance.has_rate
-
     def can_publish(self, size: int, now_us: int = 0) -> bool:
         """Whether there is nothing to wait for before sending a message of ``size`` bytes of
         channel name, NUL and data (its ``credit``).
 
         False: the peer's quota has no room for it until ``CreditReturned``, or its rate until the
-        next second of the wall clock. True: ``send`` will send it, or raise ``PublishError``
-        because this peer can never get it.
+        next second of the wall clock, for which alone ``now_us`` is wanted. True: ``send`` will
+        send it, or raise ``PublishError`` because this peer can never get it.
         """
-        return self._allowance.admits(size, now_us)
+        return self.allowance.admits(size, now_us)
 
     def waits_for_second(self, size: int, now_us: int) -> bool:
         """Whether only the peer's rate keeps a message of that size waiting."""
-        return self._allowance.waits_for_second(size, now_us)
+        return self.allowance.waits_for_second(size, now_us)
 
     def change_limit(self, changed: QuotaChanged | RateChanged) -> None:
         """The peer has changed a limit, here or on another endpoint of the same rail."""
         assert self.peer is not None
         if isinstance(changed, QuotaChanged):
-            self._allowance.change_quota(changed.quota)
+            self.allowance.change_quota(changed.quota)
             self.peer = msgspec.structs.replace(self.peer, quota=changed.quota)
         else:
-            self._allowance.change_rate(changed.rate)
+            self.allowance.change_rate(changed.rate)
             self.peer = msgspec.structs.replace(self.peer, rate=changed.rate)
 
     def send(self, command: WireCommand, now_us: int) -> None:
@@ -408,11 +404,11 @@ class LdmsConnection:
         elif isinstance(command, Forward):
             message = command.message
             frame = msg.forward_frame(message, now_us)
-            self._allowance.spend(len(message.image) - msg.BODY_OVERHEAD, now_us)
+            self.allowance.spend(len(message.image) - msg.BODY_OVERHEAD, now_us)
             self._output.append(frame)
         elif isinstance(command, Publish):
             frame = msg.publish_frame(command, self._number, now_us)
-            self._allowance.spend(len(frame) - msg.TAG_AT, now_us)
+            self.allowance.spend(len(frame) - msg.TAG_AT, now_us)
             self._number += 1
             self._output.append(frame)
         elif isinstance(command, (Subscribe, Unsubscribe)):
