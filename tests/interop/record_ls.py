@@ -1,7 +1,7 @@
 """Has C's ``ldms_ls`` show the recorded sets, and keeps what it prints in tests/vectors/ls.
 
 Run in the project's directory as ``python -m tests.interop.record_ls PREFIX``, with the prefix of a
-C build. What is written is compared by tests/test_cli_ls.py.
+C build. What is written is compared by tests/test_cli_ls_text.py.
 """
 
 from __future__ import annotations
