@@ -12,6 +12,7 @@ from twisted.trial.unittest import SkipTest
 
 from ldmsjob.interfaces import LinkSettings
 from ldmsjob.links import LinkSite
+from ldmsjob.peer import Peer
 from ldmsjob.transports.auth_none import NoneAuthenticator
 from ldmsjob.wire.events import (
     ChangeQuota,
@@ -24,7 +25,7 @@ from ldmsjob.wire.events import (
 )
 from ldmsjob.wire.rail import endpoint_of
 from tests.fake_sites import FakeSite
-from tests.interop.peers import Program, reactor, wait_until
+from tests.interop.peers import Program, free_port, listens, reactor, wait_until
 from tests.interop.test_messages import BrokerTestCase, asynchronous
 
 CHANNELS = ("slurm", "plain", "tagA", "x", "y", "z")
@@ -272,6 +273,46 @@ class ClientTests(RailTestCase):
         self.check_order(client.came, 3, 20)
         await program.stop()
         await wait_until(lambda: len(client.closed) == 3, "links to close")
+
+    @asynchronous
+    async def test_tool_keeps_to_a_rate(self) -> None:
+        """``ldmsjob publish`` waits for the seconds of a daemon that limits its rate."""
+        limited = free_port()
+        await self.start_daemon(
+            f"msg_enable\nlisten xprt=sock host=127.0.0.1 port={limited} rx_rate=100\n"
+        )
+        await wait_until(lambda: listens(limited), "the other listener")
+        tool = self.start_tool(
+            *("publish", "-v", "-p", str(limited), "-m", "x", "-l"),
+            text=b"%037d\n" % 1 * 5,  # 40 bytes each: two fit into a second
+        )
+        began = time.time()
+        self.assertEqual(await tool.end(), 0, tool.errors)
+        self.assertIn(b"5 messages published", tool.errors)
+        self.assertGreater(time.time() - began, 1)
+
+    @asynchronous
+    async def test_sets_over_a_rail(self) -> None:
+        """Sets are looked up on the endpoints in turn, and read where they were looked up."""
+        lines = []
+        for number in range(4):
+            name = f"m{number}"
+            lines += [
+                f"load name={name} plugin=meminfo",
+                f"config name={name} producer=node-1 instance=node-1/{name}",
+                f"start name={name} interval=200ms",
+            ]
+        _, port = await self.start_daemon("\n".join([*lines, ""]))
+        peer = await Peer.connect(reactor, "127.0.0.1", port, rail=2)
+        self.addCleanup(peer.close)
+        await deferLater(reactor, 0.6)
+        self.assertEqual(len(await peer.dir()), 4)
+        for number in range(4):
+            (found,) = await peer.lookup(f"node-1/m{number}")
+            self.assertEqual(found.link.endpoint, number % 2)  # type: ignore[union-attr]
+            for _ in range(2):
+                reading = await found.update()
+                self.assertGreater(reading.values()["MemTotal"], 0)
 
     @asynchronous
     async def test_we_change_our_limits(self) -> None:
