@@ -27,6 +27,7 @@ from tests.interop.peers import (
     InteropTestCase,
     Program,
     free_port,
+    listens,
     reactor,
     wait_until,
 )
@@ -241,6 +242,15 @@ class AggregatorTests(ServingTestCase):
         await self.wait_for(lambda: self.same(port), "the deletion", INTERVAL)
         self.assertIsNone(program.status)
 
+    async def updated(self, port: int) -> list[str]:
+        """The names of the sets that an aggregator has read."""
+        text = await self.ls("-v", port=port)
+        return sorted(re.findall(r"^jobmgr_slurm +(\S+) +CR", text, re.M))
+
+    async def all_updated(self, port: int) -> bool:
+        """Whether an aggregator has read just those sets that there are."""
+        return await self.updated(port) == self.daemon.registry.names()
+
     @asynchronous
     async def test_thousand_sets(self) -> None:
         """A thousand of our sets for a minute, read each second, while jobs come and go."""
@@ -248,7 +258,7 @@ class AggregatorTests(ServingTestCase):
             raise SkipTest("LDMSJOB_LONG_TESTS is not set")
         self.publish(*[one for number in range(1000, 2000) for one in simple_job(number)])
         program, port = await self.start_aggregator()
-        await self.wait_for(lambda: self.same(port), "a thousand sets", 15)
+        await self.wait_for(lambda: self.all_updated(port), "a thousand sets", 15)
         stats = self.daemon.stats.child("sets")
         before, begun = stats.get("reads"), reactor.seconds()
         exits = [json.loads(one[:-1]) for one in recorded("srun_n2") if b"exit" in one]
@@ -259,9 +269,86 @@ class AggregatorTests(ServingTestCase):
             self.publish(*simple_job(3000 + second))
             await deferLater(reactor, 1)
         rate = (stats.get("reads") - before) / (reactor.seconds() - begun)
-        await self.wait_for(lambda: self.same(port), "the state after a minute", 6)
+        await self.wait_for(lambda: self.all_updated(port), "the sets after a minute", 6)
+        self.assertTrue(await self.same(port))
         self.assertIsNone(program.status)
         self.assertGreater(rate, 950)
         self.assertEqual(len(self.daemon.registry), 1000)
 
-    test_thousand_sets.timeout = 200  # type: ignore[attr-defined]
+    test_thousand_sets.timeout = 200
+
+
+STORES = """
+load name=store_csv
+config name=store_csv path={path} buffer=0
+prdcr_add name=theirs host=127.0.0.1 port={theirs} xprt=sock type=active interval=1000000
+prdcr_start name=theirs
+strgp_add name=of_ours plugin=store_csv container=ours schema=jobmgr_slurm
+strgp_prdcr_add name=of_ours regex=ours
+strgp_start name=of_ours
+strgp_add name=of_theirs plugin=store_csv container=theirs schema=jobmgr_slurm
+strgp_prdcr_add name=of_theirs regex=theirs
+strgp_start name=of_theirs
+updtr_prdcr_add name=all regex=.*
+"""
+TASK_STEP = -3
+"""Where the step of a task stands in a row."""
+
+
+class StoreTests(ServingTestCase):
+    """What ``store_csv`` writes of our sets, and of those of the C job manager."""
+
+    linger = 60
+
+    async def start_c_job_manager(self) -> int:
+        """The C daemon that has a job manager; returns its port."""
+        named = os.environ.get("LDMS_JOBMGR_PREFIX")
+        if not named:
+            raise SkipTest("LDMS_JOBMGR_PREFIX names no C build with the job manager")
+        port = free_port()
+        path = self.directory / "theirs.conf"
+        path.write_text(
+            "msg_enable\nload name=jobmgr_slurm\nconfig name=jobmgr_slurm\n"
+            f"jobmgr_start name=jobmgr_slurm\nlisten xprt=sock port={port} host=127.0.0.1\n"
+        )
+        program = self.start(
+            *(f"{named}/sbin/ldmsd", "-F", "-c", path.name),
+            *("-l", "theirs.log", "-r", "theirs.pid"),
+            environment=dict(os.environ),
+        )
+        await wait_until(lambda: listens(port) or program.status is not None, "ldmsd to listen")
+        self.assertIsNone(program.status, program.errors)
+        return port
+
+    async def publish_to(self, port: int, payload: bytes) -> None:
+        """Publish one message there."""
+        where = ("-h", "127.0.0.1", "-p", str(port), "-m", "slurm", "-t", "json")
+        program = self.start_tool("publish", *where, payload.rstrip(b"\0").decode())
+        self.assertEqual(await program.end(), 0, program.output + program.errors)
+
+    @asynchronous
+    async def test_same_rows(self) -> None:
+        """Held in one state both give the same header and the same rows, but for the times of the
+        reading and for the step of a task, which the C job manager never fills in."""
+        theirs = await self.start_c_job_manager()
+        for payload in recorded("sbatch_3steps"):
+            if json.loads(payload[:-1])["event"] != "exit":
+                self.publish(payload)
+                await self.publish_to(theirs, payload)
+        directory = self.directory.resolve()
+        await self.start_aggregator(STORES.format(path=directory, theirs=theirs))
+        files = [directory / name / "jobmgr_slurm" for name in ("ours", "theirs")]
+        tasks = len(next(iter(self.ours().values()))["rows"])
+        self.assertGreater(tasks, 1)
+        await wait_until(
+            lambda: all(one.exists() and one.read_text().count("\n") > tasks for one in files),
+            "rows in both files",
+        )
+        ours, theirs_too = [one.read_text().splitlines() for one in files]
+        self.assertEqual(ours[0], theirs_too[0])
+        rows, their_rows = [
+            [line.split(",") for line in lines[1 : tasks + 1]] for lines in (ours, theirs_too)
+        ]
+        for row in rows + their_rows:
+            del row[TASK_STEP], row[:2]
+        self.assertEqual(rows, their_rows)
