@@ -152,6 +152,7 @@ class RemoteSet:
         """Take new handles. False if it is another set under the same name: ours is gone then."""
         if self._shape(self.announced) == self._shape(announced):
             self.announced = announced
+            self._reader = None  # Whoever looks up again may have reasons: read all again.
             return True
         self.deleted()
         return False
@@ -211,14 +212,11 @@ class RemoteSet:
                 return readings
 
     def _updated(self, result: Any) -> None:
-        if isinstance(result, Failure):
-            self._reader = None  # It may have stopped half-way. The next update reads all.
-            if isinstance(result.value, SetImageError):
-                result = Failure(self.image_error(result.value))
+        if isinstance(result, Failure) and isinstance(result.value, SetImageError):
+            result = Failure(self.image_error(result.value))
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
-            if not deferred.called:
-                deferred.callback(result)
+            deferred.callback(result)
 
 
 class PushSubscription:

@@ -187,6 +187,9 @@ class LookupTests(PeerTestCase):
         self.assertIs(again, first)
         self.assertNotEqual(first.announced.key, handle)
         self.read(first)
+        self.assertIs(self.found(JOB), first)
+        self.read(first)
+        self.assertEqual(self.owner.reads, [(0, len(self.job.whole))] * 2)
         other = Image.recorded("set-scalars")
         other.names = self.job.names
         self.owner.images[JOB] = other

@@ -108,7 +108,6 @@ class UpdateTests(PeerTestCase):
         self.assertEqual([each.current_copy.index for each in again], [1])
         self.assertEqual(again[0].values(), before.values())
         fresh = self.successResultOf(self.peer.lookup("hostA/arr3"))[0]
-        fresh._reader = None
         self.assertEqual(self.read(fresh).current_copy.index, 1)
 
     def test_copies_that_never_end(self) -> None:
@@ -123,12 +122,13 @@ class UpdateTests(PeerTestCase):
             for index in range(3):
                 moment[0] += 1
                 self.array.put_copy("ts_sec", moment[0], index=index)
-                self.array.put_copy("curr_idx", moment[0] % 3, index=index)
+                self.array.put_copy("curr_idx", (index + 1) % 3, index=index)
             return answers(command)
 
         self.owner.answers = ahead  # type: ignore[method-assign]
-        self.read(remote_set)
-        self.assertLess(len(self.owner.reads), 10)
+        indexes = [each.current_copy.index for each in self.all_of(remote_set)]
+        self.assertEqual(sorted(indexes), [0, 1, 2])
+        self.assertEqual(len(self.owner.reads), 6)
 
     def all_of(self, remote_set: RemoteSet) -> list[DecodedSet]:
         """All new readings."""
@@ -360,12 +360,17 @@ class PushTests(PeerTestCase):
             [((1 << 32) - 1, b"x", False)],
             [(0, self.job.whole[:meta], False)],
             [(meta, bytes(self.job.data), False)],
+            [(0, self.job.whole + b"more", False)],
+            [(0, self.job.whole[:-16], True), (len(self.job.whole) - 8, bytes(8), False)],
             [(0, self.job.whole[:100], True), (200, self.job.whole[200:], False)],
         ):
             with self.subTest(parts=[(at, len(data)) for at, data, _ in parts]):
                 for at, data, more in parts:
                     self.pushed(at, data, more)
-                self.assertIsInstance(self.ends.pop(), SetImageError)
+                error = self.ends.pop()
+                self.assertIsInstance(error, SetImageError)
+                if parts[-1][0] + len(parts[-1][1]) > len(self.job.whole):
+                    self.assertIn("a push of", str(error))
                 self.assertTrue(self.owner.sent_of(CancelPush))
                 self.push = self.remote_set.on_push(self.got.append, self.ends.append)
                 self.push_id = self.owner.sent_of(WantPush)[-1].push_id
