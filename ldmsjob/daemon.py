@@ -38,6 +38,7 @@ from ldmsjob.links import LinkSite
 from ldmsjob.loader import Loader, check_attributes
 from ldmsjob.logformat import Levels, LineObserver
 from ldmsjob.messages import MessageHub
+from ldmsjob.serving import SetService
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
@@ -134,7 +135,8 @@ class Daemon(OrderedServices):
             hub=self.hub,
             registry=self.registry,
         )
-        self.site = LinkSite(self.hub, self.stats.child("links"), turn, clock)
+        self.sets = SetService(self.registry, self.stats.child("sets"), turn, clock, now=monotonic)
+        self.site = LinkSite(self.hub, self.stats.child("links"), turn, clock, sets=self.sets)
         self.settled = False
         self.pid_file: str | None = None
         self.exit_status = 0

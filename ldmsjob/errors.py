@@ -39,6 +39,16 @@ class PeerError(LdmsJobError):
     """A peer broke the protocol. Costs that peer its link and nobody anything else."""
 
 
+class RequestFailed(LdmsJobError):
+    """What was asked of a peer was not done. ``rc`` is the errno that says why: what the peer
+    answered, or 110 no answer in time, 104 connection lost, 2 the set is gone, 111 nobody listens.
+    """
+
+    def __init__(self, message: str, *, rc: int) -> None:
+        super().__init__(message)
+        self.rc = rc
+
+
 class SetImageError(LdmsJobError):
     """A metric set image contradicts itself or points outside itself."""
 

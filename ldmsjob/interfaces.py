@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ldmsjob.notices import Notice
     from ldmsjob.sets.schema import Schema
     from ldmsjob.wire.events import Credential, Message, PeerInfo, WireCommand, WireEvent
+    from ldmsjob.wire.setevents import SetCommand, SetEvent
 
 
 # --------------------------------------------------------------------------------------------
@@ -294,13 +295,23 @@ class ILink(Interface):
     peer_address: str = Attribute("Where the other side is, for people: '10.0.0.7:41234'.")
     peer: PeerInfo = Attribute("What it said of itself. Not before link_opened.")
     credential: Credential = Attribute("Who it proved to be. Not before link_opened.")
+    rail: IRail | None = Attribute("What it is an endpoint of; None: it is alone.")
+    endpoint: int = Attribute("Its index in the rail; 0 when it is alone.")
 
     def can_publish(size: int) -> bool:
         """Whether there is room now for a message of ``size`` (its ``credit``): in the peer's quota
-        and in what is buffered for it. When it is False, ``CreditReturned`` or ``link_drained``
-        tell of new room."""
+        and rate, and in what is buffered for it. When it is False, ``CreditReturned`` or
+        ``link_drained`` tell of new room."""
 
-    def send(command: WireCommand) -> None:
+    def waits_for_second(size: int) -> bool:
+        """Whether only the peer's rate keeps a message of ``size`` from being sent now, so that
+        room is certain to come with the next second."""
+
+    def has_room() -> bool:
+        """Whether the peer reads what is sent to it: less than the transport's high-water mark is
+        buffered for it. When it is False, ``link_drained`` tells when all has gone out."""
+
+    def send(command: WireCommand | SetCommand) -> None:
         """Send. Raises ``PublishError`` for a message that this peer must not get. After the link
         has closed: does nothing."""
 
@@ -317,17 +328,37 @@ class ILink(Interface):
         """Close at once."""
 
 
+class IRail(Interface):
+    """Several links between the same two processes that a peer, or we, made together.
+
+    Each is a link like any other: requests are answered on the link that brought them, and what
+    was looked up on one is read on that one. But subscriptions are of the rail: a message goes out
+    once, on the link that ``ldmsjob.wire.rail.endpoint_of_message`` names. All its links have the
+    same credential. When one closes, all do.
+    """
+
+    size: int = Attribute("How many links there are when all are open.")
+    links: Mapping[int, ILink] = Attribute("Those that are open, by index.")
+
+    def link_for(command: WireCommand | SetCommand) -> ILink:
+        """The link that a request or message of our own goes out on, once all are open: lookups
+        take turns, messages go by their hash, all else, but what concerns a set that was looked
+        up, on the first."""
+
+
 class ILinkSite(Interface):
     """The owner's side of a link. A transport calls this and knows nothing else of the daemon."""
 
     def link_opened(link: ILink) -> None:
         """Handshake and authentication are done."""
 
-    def link_events(link: ILink, events: Sequence[WireEvent]) -> None:
+    def link_events(link: ILink, events: Sequence[WireEvent | SetEvent]) -> None:
         """All that one read brought, in order. Never before ``link_opened``."""
 
     def link_drained(link: ILink) -> None:
-        """So much was buffered for the peer that ``can_publish`` was False. Now it has gone out."""
+        """There may be room again: so much was buffered for the peer that ``has_room`` was False,
+        and now it has gone out; or ``can_publish`` was False because of the peer's rate, and a new
+        second has begun."""
 
     def link_closed(link: ILink, reason: Failure) -> None:
         """Gone. Called once for each link that was opened, and for none that was not."""
@@ -367,8 +398,13 @@ class ITransport(IConfigurable):
         site: ILinkSite,
         authenticator: IAuthenticator,
         settings: LinkSettings,
+        rail: int = 1,
     ) -> Deferred[ILink]:
-        """Connect once. Fires with an opened link, or fails with the reason that it is not."""
+        """Connect once. Fires with an opened link, or fails with the reason that it is not.
+
+        With ``rail`` more than 1, connect that many links as one rail: it fires with the first of
+        them when all are open; see ``ILink.rail``.
+        """
 
 
 class IListener(Interface):

@@ -1,4 +1,4 @@
-"""The daemon's side of its links: counts them, and hands what they bring to the message hub."""
+"""The daemon's side of its links: counts them, and hands what they bring to those who answer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from zope.interface import implementer
 from ldmsjob.errors import PeerError
 from ldmsjob.interfaces import ILink, ILinkSite
 from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.serving import EVENTS, SetService
+from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.wire.events import (
     AnswerSubscribe,
     AnswerUnsubscribe,
     CreditReturned,
     Message,
+    QuotaChanged,
+    RateChanged,
     Refused,
     ReturnCredit,
     SubscribeAnswered,
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from ldmsjob.interfaces import IStats
     from ldmsjob.messages import MessageHub
     from ldmsjob.turns import Turn
+    from ldmsjob.wire.setevents import SetEvent
 
 PATIENCE_SECONDS = 1.0
 """How often subscribers for whom messages wait are looked at. One that takes nothing between two
@@ -45,11 +50,14 @@ the 5 s after which a Slurm notifier gives up on its acknowledgement."""
 class LinkSite:
     """Owns the open links of a daemon, whatever transport they came over.
 
+    ``sets`` answers what peers ask about metric sets; without it there are none.
+
     Credit for the messages of a read goes back when the turn is over, after what was put off to
     the turn's end (files): to the publisher it says that the message has been dealt with.
 
     Counters: ``opened``, ``closed``, ``messages``, ``message_bytes``, ``refused_off``,
-    ``not_opened.<reason>``, ``closed.<reason>``, ``refused.<reason>``.
+    ``limits_changed``, ``unexpected``, ``not_opened.<reason>``, ``closed.<reason>``,
+    ``refused.<reason>``.
     """
 
     log = Logger(namespace="ldmsd")
@@ -61,9 +69,11 @@ class LinkSite:
         turn: Turn,
         clock: IReactorTime,
         *,
+        sets: SetService | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._hub = hub
+        self._sets = sets or SetService(SetRegistry(), stats, turn, clock)
         self._stats = stats
         self._turn = turn
         self._clock = clock
@@ -77,7 +87,10 @@ class LinkSite:
             SubscribeAnswered: self._answered,
             UnsubscribeAnswered: self._answered,
             CreditReturned: self._credit_returned,
+            QuotaChanged: self._limit_changed,
+            RateChanged: self._limit_changed,
             Refused: self._refused,
+            **dict.fromkeys(EVENTS, self._sets.take),
         }
         hub.watch_waiting(self._arm)
 
@@ -93,6 +106,7 @@ class LinkSite:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+        self._sets.close()
 
     # ILinkSite
 
@@ -100,8 +114,11 @@ class LinkSite:
         """Keep it until it closes."""
         self._links[link] = None
         self._stats.add("opened")
+        if link.rail is not None:
+            with self._turn:
+                self._hub.endpoint_opened(link)
 
-    def link_events(self, link: ILink, events: Sequence[WireEvent]) -> None:
+    def link_events(self, link: ILink, events: Sequence[WireEvent | SetEvent]) -> None:
         """Deal with all that one read brought, in one turn."""
         credits: list[int] = []
         refused: list[int] = []
@@ -114,7 +131,7 @@ class LinkSite:
                     elif hub.deliver(event, link):
                         credits.append(event.credit)
                 else:
-                    self._calls[type(event)](link, event)
+                    self._calls.get(type(event), self._unexpected)(link, event)
             self._count(events)
         if credits:
             link.send(ReturnCredit(credits))
@@ -126,6 +143,7 @@ class LinkSite:
         """Send it what waits for it."""
         with self._turn:
             self._hub.link_has_room(link)
+            self._sets.link_has_room(link)
 
     def link_closed(self, link: ILink, reason: Failure) -> None:
         """Forget it; its subscriptions end with it."""
@@ -133,6 +151,7 @@ class LinkSite:
         self._stats.add("closed")
         with self._turn:
             self._hub.forget_link(link)
+            self._sets.forget_link(link)
         if reason.check(ConnectionDone):
             return
         text = reason.getErrorMessage()
@@ -162,7 +181,7 @@ class LinkSite:
 
     # Wire events
 
-    def _count(self, events: Sequence[WireEvent]) -> None:
+    def _count(self, events: Sequence[WireEvent | SetEvent]) -> None:
         sizes = [event.credit for event in events if type(event) is Message]
         if sizes:
             self._stats.add("messages", len(sizes))
@@ -202,6 +221,12 @@ class LinkSite:
             self._stats.add("peer_refuses_messages")
         self._hub.link_has_room(link)
 
+    def _limit_changed(self, link: ILink, event: QuotaChanged | RateChanged) -> None:
+        """Over one endpoint of a rail, for all of them."""
+        self._stats.add("limits_changed")
+        for endpoint in [link] if link.rail is None else list(link.rail.links.values()):
+            self._hub.link_has_room(endpoint)
+
     def _refused(self, link: ILink, event: Refused) -> None:
         self._stats.add(f"refused.{event.reason}")
         self._limited.info(
@@ -210,6 +235,10 @@ class LinkSite:
             peer=link.peer_address,
             reason=event.reason,
         )
+
+    def _unexpected(self, link: ILink, event: object) -> None:
+        """An answer to what this site never asks."""
+        self._stats.add("unexpected")
 
     # Patience
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,9 @@ from zope.interface import implementer
 from ldmsjob.credentials import READ, InGroup, may_access, no_secondary_groups
 from ldmsjob.ere import Ere, EreError
 from ldmsjob.errors import ChannelTaken, ConfigError, PublishError
-from ldmsjob.interfaces import ILink, ISubscription
+from ldmsjob.interfaces import ILink, IRail, ISubscription
 from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.outlets import Held, Outlet, Route, Subscriber, Wish
 from ldmsjob.wire.events import (
     JSON,
     MAX_HOPS,
@@ -53,15 +53,6 @@ PAUSE_BYTES = 256 * 1024
 MAX_ROUTES = 1024
 """Channels whose subscribers are remembered. Peers invent channel names, so there is a bound."""
 
-MAX_SUBSCRIPTIONS = 1000
-"""Subscriptions of one link."""
-
-MAX_REGEX_SIZE = 2000
-"""Sizes of a link's regular expressions together: what one character of a channel name may cost."""
-
-MAX_REGEX_CHANNEL = 255
-"""Channel names longer than this are found by exact subscriptions only."""
-
 
 @implementer(ISubscription)
 class _LocalSubscription:
@@ -81,63 +72,11 @@ class _LocalSubscription:
         return succeed(None)
 
 
-class _Held:
-    """A message that has not reached all its subscribers, and whom to credit when it has.
-
-    ``waiting`` counts the queues that it is in, and one more while it is being handed out.
-    """
-
-    __slots__ = ("credit", "origin", "waiting")
-
-    def __init__(self, origin: ILink, credit: int) -> None:
-        self.origin = origin
-        self.credit = credit
-        self.waiting = 1
-
-
-class _Outlet:
-    """A link whose peer has subscriptions."""
-
-    __slots__ = ("link", "moved", "open", "queue", "queued_bytes", "stuck", "subscriptions")
-
-    def __init__(self, link: ILink) -> None:
-        self.link = link
-        self.open = True
-        self.subscriptions: dict[str, Ere | None] = {}
-        """By match text: the expression, or None for exactly that channel."""
-        self.queue: deque[tuple[Forward | Publish, int, _Held | None]] = deque()
-        self.queued_bytes = 0
-        self.moved = True
-        """Something was sent from the queue since ``drop_stuck`` looked last."""
-        self.stuck = False
-        """Its queue was dropped: nothing waits for it until it has room again."""
-
-    def matches(self, channel: str) -> int:
-        """How many of the subscriptions want that channel; each gets a copy, as from C peers."""
-        count = 0
-        short = len(channel) <= MAX_REGEX_CHANNEL
-        for match, expression in self.subscriptions.items():
-            if expression is None:
-                count += match == channel
-            elif short:
-                count += expression.search(channel)
-        return count
-
-
-class _Route:
-    """Who gets the messages of one channel."""
-
-    __slots__ = ("local", "outlets")
-
-    def __init__(self, local: _LocalSubscription | None, outlets: tuple[_Outlet, ...]) -> None:
-        self.local = local
-        self.outlets = outlets
-
-
 class MessageHub:
     """Channels, subscribers and what waits for them.
 
-    Starts disabled, like ``ldmsd``. ``now`` gives monotonic seconds, for log limits only.
+    Starts disabled, like ``ldmsd``. ``now`` gives monotonic seconds, for log limits only;
+    ``wall_clock_us`` is what the rates of subscriptions go by.
     ``in_group(uid, gid)`` tells of secondary groups of peers; it must not block.
     """
 
@@ -149,6 +88,7 @@ class MessageHub:
         turn: Turn,
         *,
         now: Callable[[], float] = time.monotonic,
+        wall_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         in_group: InGroup = no_secondary_groups,
         max_queue_bytes: int = MAX_QUEUE_BYTES,
         pause_bytes: int = PAUSE_BYTES,
@@ -157,13 +97,16 @@ class MessageHub:
         self._stats = stats
         self._turn = turn
         self._limited = LimitedLog(self.log, now=now)
+        self._wall_clock_us = wall_clock_us
         self._in_group = in_group
         self._max_queue_bytes = max_queue_bytes
         self._pause_bytes = pause_bytes
         self._locals: dict[str, _LocalSubscription] = {}
-        self._outlets: dict[ILink, _Outlet] = {}
-        self._routes: dict[str, _Route] = {}
-        self._waiting: dict[_Outlet, None] = {}
+        self._subscribers: dict[ILink | IRail, Subscriber] = {}
+        self._outlets: dict[ILink, Outlet] = {}
+        """Of the links that are open. A rail's are added when messages first go there."""
+        self._routes: dict[str, Route] = {}
+        self._waiting: dict[Outlet, None] = {}
         self._held_bytes: dict[ILink, int] = {}
         self._paused: set[ILink] = set()
         self._due: dict[ILink, list[int]] = {}
@@ -214,17 +157,17 @@ class MessageHub:
     def subscribe_link(
         self, link: ILink, match: str, is_regex: bool = False, rate: int = UNLIMITED
     ) -> tuple[int, str]:
-        """Forward messages of channels that fit ``match`` to that link; ends when it closes.
+        """Forward messages of channels that fit ``match`` to that link, or to the rail that it is
+        part of; ends when it closes. ``rate`` is in bytes of data per second: what does not fit is
+        dropped for this subscription. 0 blocks everything; negative is unlimited.
 
         Returns the errno and the text to answer a peer that asked for it: ``(0, "OK")``, or why
         not.
         """
         if not self.enabled:
             return errno.EOPNOTSUPP, "LDMS Message Service disabled"
-        if rate != UNLIMITED:
-            return errno.EOPNOTSUPP, "Rate limits of subscriptions are not supported, use -1"
-        outlet = self._outlets.get(link)
-        if outlet is not None and match in outlet.subscriptions:
+        subscriber = self._subscribers.get(link.rail or link)
+        if subscriber is not None and match in subscriber.wishes:
             return errno.EEXIST, "Subscription already existed"
         expression = None
         if is_regex:
@@ -232,45 +175,49 @@ class MessageHub:
                 expression = Ere(match)
             except EreError as error:
                 return errno.EINVAL, f"Client allocation failure: {error}"
-        if outlet is None:
-            outlet = _Outlet(link)
-        if not self._has_room_for(outlet, expression):
+        if subscriber is None:
+            subscriber = Subscriber(link)
+        if not subscriber.has_room_for(expression):
             return errno.ENOSPC, "Too many subscriptions on this connection"
-        self._outlets[link] = outlet
-        outlet.subscriptions[match] = expression
+        if link.rail is None:
+            self._outlets[link] = subscriber.outlets[0]
+        self._subscribers[link.rail or link] = subscriber
+        subscriber.wishes[match] = Wish(subscriber, match, expression, rate)
         self._routes.clear()
         return 0, "OK"
-
-    @staticmethod
-    def _has_room_for(outlet: _Outlet, expression: Ere | None) -> bool:
-        """Whether the link stays within its limits with one more subscription."""
-        subscriptions = outlet.subscriptions
-        if len(subscriptions) >= MAX_SUBSCRIPTIONS:
-            return False
-        if expression is None:
-            return True
-        sizes = sum(other.size for other in subscriptions.values() if other is not None)
-        return sizes + expression.size <= MAX_REGEX_SIZE
 
     def unsubscribe_link(self, link: ILink, match: str) -> tuple[int, str]:
         """End the subscription with that text, exact or not. Returns what to answer the peer.
 
         Messages that already wait for the link are still sent.
         """
-        outlet = self._outlets.get(link)
-        if outlet is None or match not in outlet.subscriptions:
+        subscriber = self._subscribers.get(link.rail or link)
+        if subscriber is None or match not in subscriber.wishes:
             return errno.ENOENT, "Subscription not found"
-        del outlet.subscriptions[match]
+        del subscriber.wishes[match]
         self._routes.clear()
         return 0, "OK"
 
-    def forget_link(self, link: ILink) -> None:
-        """The link has closed: end its subscriptions, and settle what waited for it."""
-        outlet = self._outlets.pop(link, None)
+    def endpoint_opened(self, link: ILink) -> None:
+        """One more endpoint of a rail is open: send what waits for it."""
+        subscriber = self._subscribers.get(link.rail or link)
+        outlet = None if subscriber is None else subscriber.outlets.get(link.endpoint)
         if outlet is not None:
-            outlet.open = False
+            self._outlets.pop(outlet.link, None)
+            outlet.link = link
+            self._outlets[link] = outlet
+            self.link_has_room(link)
+
+    def forget_link(self, link: ILink) -> None:
+        """The link has closed, and its rail with it: end their subscriptions, and settle what
+        waited for them."""
+        subscriber = self._subscribers.pop(link.rail or link, None)
+        if subscriber is not None:
             self._routes.clear()
-            self._drop_queue(outlet, "dropped_closed")
+            subscriber.close()
+            for outlet in subscriber.outlets.values():
+                self._outlets.pop(outlet.link, None)
+                self._drop_queue(outlet, "dropped_closed")
         self._held_bytes.pop(link, None)
         self._paused.discard(link)
         self._due.pop(link, None)
@@ -292,13 +239,13 @@ class MessageHub:
                 local.receiver(message)
             except Exception:
                 self._receiver_failed(local)
-        if not route.outlets:
+        if not route.outlets and not route.wishes:
             return True
         if message.hop_count > MAX_HOPS:
             self._stats.add("dropped_hops")
             return True
-        held = _Held(origin, message.credit)
-        self._hand_out(route.outlets, Forward(message), message, held)
+        held = Held(origin, message.credit)
+        self._hand_out(route, Forward(message), message, held)
         held.waiting -= 1
         if not held.waiting:
             return True
@@ -346,22 +293,28 @@ class MessageHub:
         )
         self._published += 1
         route = self._find_route(channel)
-        if route.local is not None:
+        local = route.local
+        if local is not None:
             try:
-                route.local.receiver(message)
+                local.receiver(message)
             except Exception:
-                self._receiver_failed(route.local)
+                self._receiver_failed(local)
         command = Publish(channel=channel, data=data, kind=kind, uid=uid, gid=gid, perm=perm)
-        self._hand_out(route.outlets, command, message, None)
+        self._hand_out(route, command, message, None)
 
-    def _find_route(self, channel: str) -> _Route:
+    def _find_route(self, channel: str) -> Route:
         """The channel's route, worked out when it is not remembered."""
         route = self._routes.get(channel)
         if route is None:
-            outlets: list[_Outlet] = []
-            for outlet in self._outlets.values():
-                outlets.extend([outlet] * outlet.matches(channel))
-            route = _Route(self._locals.get(channel), tuple(outlets))
+            route = Route(
+                self._locals.get(channel),
+                [
+                    wish
+                    for subscriber in self._subscribers.values()
+                    for wish in subscriber.wishes.values()
+                    if wish.matches(channel)
+                ],
+            )
             if len(self._routes) >= MAX_ROUTES:
                 self._routes.clear()
             self._routes[channel] = route
@@ -378,15 +331,15 @@ class MessageHub:
 
     def _hand_out(
         self,
-        outlets: tuple[_Outlet, ...],
+        route: Route,
         command: Forward | Publish,
         message: Message,
-        held: _Held | None,
+        held: Held | None,
     ) -> None:
         """Send to each outlet that may read it, or let it wait there."""
         size = message.credit
         origin = held.origin if held is not None else None
-        for outlet in outlets:
+        for outlet in route.outlets:
             link = outlet.link
             if link is origin:
                 continue
@@ -398,8 +351,33 @@ class MessageHub:
                 self._send(outlet, command)
             else:
                 self._enqueue(outlet, command, size, held)
+        for wish in route.wishes:
+            self._hand_to_wish(wish, command, message, held)
 
-    def _send(self, outlet: _Outlet, command: Forward | Publish) -> None:
+    def _hand_to_wish(
+        self, wish: Wish, command: Forward | Publish, message: Message, held: Held | None
+    ) -> None:
+        """Hand it out for one subscription that has a rate, or belongs to a rail."""
+        subscriber = wish.subscriber
+        if held is not None and subscriber.is_origin(held.origin):
+            return
+        outlet = subscriber.outlet_for(command)
+        link = outlet.link
+        if outlet.open:
+            self._outlets[link] = outlet
+        window, data_bytes = wish.window, len(message.image) - message.body_offset
+        if not may_access(
+            link.credential, message.uid, message.gid, message.perm, READ, self._in_group
+        ):
+            self._stats.add("forward_denied")
+        elif window is not None and not window.take(data_bytes, self._wall_clock_us()):
+            self._stats.add("dropped_rate")
+        elif not outlet.queue and link.can_publish(message.credit):
+            self._send(outlet, command)
+        else:
+            self._enqueue(outlet, command, message.credit, held)
+
+    def _send(self, outlet: Outlet, command: Forward | Publish) -> None:
         outlet.stuck = False
         try:
             outlet.link.send(command)
@@ -423,13 +401,13 @@ class MessageHub:
         return bool(self._waiting)
 
     def _enqueue(
-        self, outlet: _Outlet, command: Forward | Publish, size: int, held: _Held | None
+        self, outlet: Outlet, command: Forward | Publish, size: int, held: Held | None
     ) -> None:
         """Let it wait for room, unless it would wait for ever or too much waits already."""
-        quota = outlet.link.peer.quota
+        peer = outlet.link.peer
         if not outlet.open:
             self._stats.add("dropped_closed")
-        elif quota != UNLIMITED and size > quota:
+        elif size > peer.quota >= 0 or size > peer.rate >= 0:
             self._stats.add("dropped_too_large")
         elif outlet.stuck:
             self._stats.add("dropped_stuck")
@@ -473,7 +451,7 @@ class MessageHub:
         before it has shown that it has room.
         """
         for outlet in list(self._waiting):
-            if outlet.moved:
+            if not outlet.hangs:
                 outlet.moved = False
                 continue
             outlet.stuck = True
@@ -485,7 +463,7 @@ class MessageHub:
             )
             self._drop_queue(outlet, "dropped_stuck")
 
-    def _drop_queue(self, outlet: _Outlet, counter: str) -> None:
+    def _drop_queue(self, outlet: Outlet, counter: str) -> None:
         self._waiting.pop(outlet, None)
         dropped = list(outlet.queue)
         outlet.queue.clear()
@@ -497,7 +475,7 @@ class MessageHub:
 
     # Credit that is held back
 
-    def _hold(self, held: _Held) -> None:
+    def _hold(self, held: Held) -> None:
         """Its credit stays here. Read its publisher no further when that becomes much.
 
         A publisher for whom something waits in turn is read on: its credit has to arrive.
@@ -512,7 +490,7 @@ class MessageHub:
                 self._stats.add("publishers_paused")
                 origin.pause_reading()
 
-    def _settle(self, held: _Held | None) -> None:
+    def _settle(self, held: Held | None) -> None:
         """One of the subscribers that it waited for is dealt with."""
         if held is None:
             return

@@ -16,6 +16,7 @@ from zope.interface import implementer
 from ldmsjob.errors import PublishError
 from ldmsjob.interfaces import ILink, ILinkSite, LinkSettings
 from ldmsjob.wire.events import JSON, CreditReturned, Publish, WireEvent
+from ldmsjob.wire.setevents import SetEvent
 
 if TYPE_CHECKING:
     from ldmsjob.interfaces import IAuthenticator, ITransport
@@ -70,7 +71,7 @@ class _OneMessage:
             self._error = Failure()
             link.close()
 
-    def link_events(self, link: ILink, events: Sequence[WireEvent]) -> None:
+    def link_events(self, link: ILink, events: Sequence[WireEvent | SetEvent]) -> None:
         for event in events:
             if type(event) is CreditReturned:
                 self._credited = True

@@ -7,7 +7,7 @@ import errno
 from zope.interface import implementer
 
 from ldmsjob.errors import PublishError
-from ldmsjob.interfaces import ILink
+from ldmsjob.interfaces import ILink, IRail
 from ldmsjob.wire.events import (
     BODY_OVERHEAD,
     JSON,
@@ -20,6 +20,7 @@ from ldmsjob.wire.events import (
     ReturnCredit,
     WireCommand,
 )
+from ldmsjob.wire.setevents import SetCommand
 
 ROOT = Credential(0, 0)
 
@@ -64,9 +65,13 @@ class FakeLink:
     ) -> None:
         self.peer_address = name
         self.credential = credential
+        self.rail: IRail | None = None
+        self.endpoint = 0
+        self.paced = False
         self.peer = PeerInfo(auth="none", pid=1, messages_enabled=True, quota=quota, rate=UNLIMITED)
         self.room = None if quota == UNLIMITED else quota
-        self.sent: list[WireCommand] = []
+        self.sent: list[WireCommand | SetCommand] = []
+        self.choked = False
         self.refuse_rc = 0
         self.reading = True
         self.state = "open"
@@ -75,7 +80,15 @@ class FakeLink:
         """Whether ``room`` is left."""
         return self.room is None or size <= self.room
 
-    def send(self, command: WireCommand) -> None:
+    def waits_for_second(self, size: int) -> bool:
+        """Whether ``paced`` says so."""
+        return self.paced
+
+    def has_room(self) -> bool:
+        """Whether it is not ``choked``."""
+        return not self.choked
+
+    def send(self, command: WireCommand | SetCommand) -> None:
         """Remember it, and take a message's size off ``room``."""
         if self.state != "open":
             return

@@ -19,6 +19,7 @@ def connection(passive: bool, **changes: Any) -> LdmsConnection:
         "messages_enabled": True,
         "pid": 2 if passive else 1,
         "rail_gn": None if passive else 7,
+        "join_rail": (lambda _claim: None) if passive else None,
     }
     arguments.update(changes)
     return LdmsConnection(passive, **arguments)

@@ -18,12 +18,8 @@ from zope.interface.verify import verifyObject
 
 from ldmsjob.errors import ChannelTaken, ConfigError, PublishError
 from ldmsjob.interfaces import ISubscription
-from ldmsjob.messages import (
-    MAX_REGEX_SIZE,
-    MAX_ROUTES,
-    MAX_SUBSCRIPTIONS,
-    MessageHub,
-)
+from ldmsjob.messages import MAX_ROUTES, MessageHub
+from ldmsjob.outlets import MAX_REGEX_SIZE, MAX_SUBSCRIPTIONS
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
 from ldmsjob.wire.events import (
@@ -158,13 +154,6 @@ class SubscriptionTests(HubTestCase):
         rc, text = self.hub.subscribe_link(FakeLink(), "(", True)
         self.assertEqual(rc, errno.EINVAL)
         self.assertTrue(text.startswith("Client allocation failure: "), text)
-
-    def test_rates_are_refused(self) -> None:
-        """A subscription with a rate is refused rather than served at another rate."""
-        for rate in (0, 1000):
-            rc, text = self.hub.subscribe_link(FakeLink(), "a", False, rate)
-            self.assertEqual(rc, 95)
-            self.assertIn("rate", text.lower())
 
     def test_exact_and_regex(self) -> None:
         """Exact subscriptions match the whole name, expressions search in it."""

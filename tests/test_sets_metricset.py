@@ -288,6 +288,27 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual([element.value for element in values(metric_set)["plain"]], expected)
 
 
+class WatcherTests(SynchronousTestCase):
+    """Who is told of the end of a transaction."""
+
+    def test_told_at_the_end(self) -> None:
+        """The watcher sees the finished set: after a commit, and after begin and end."""
+        metric_set = sample_set()
+        metric_set.commit(1)
+        seen: list[tuple[bool, int]] = []
+        metric_set.watcher = lambda one: seen.append(
+            (read(one).current_copy.is_consistent, one.data_generation)
+        )
+        metric_set.put("n", 1)
+        self.assertEqual(seen, [])
+        metric_set.commit(2)
+        with metric_set.transaction():
+            metric_set.put("n", 2)
+            self.assertEqual(len(seen), 1)
+        self.assertEqual([consistent for consistent, _ in seen], [True, True])
+        self.assertEqual(seen[-1][1], metric_set.data_generation)
+
+
 class ListTests(SynchronousTestCase):
     """Lists and records."""
 

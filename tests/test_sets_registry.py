@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ldmsjob.errors import SetExists
+from ldmsjob.errors import SchemaError, SetExists
 from ldmsjob.sets.metricset import MetricSet
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.sets.schema import Schema
@@ -55,6 +55,27 @@ class RegistryTests(SynchronousTestCase):
         for metric_set in self.registry:
             self.registry.remove(metric_set.instance)
         self.assertEqual(len(self.registry), 0)
+
+    def test_info(self) -> None:
+        """Set info is kept by key; observers hear of changes, and of nothing that is none."""
+        told: list[str] = []
+        self.registry.observe(lambda change, metric_set: told.append(change))
+        self.registry.set_info("a", "updt_hint_us", "1000000:0")
+        self.registry.set_info("a", "updt_hint_us", "1000000:0")
+        self.registry.set_info("a", "unknown", None)
+        self.registry.set_info("nobody", "updt_hint_us", "1000000:0")
+        self.assertEqual(self.a.info, {"updt_hint_us": "1000000:0"})
+        self.assertEqual(self.b.info, {})
+        self.registry.set_info("a", "updt_hint_us", None)
+        self.assertEqual(self.a.info, {})
+        self.assertEqual(told, ["changed", "changed"])
+
+    def test_info_that_cannot_be_told(self) -> None:
+        """What an announcement has no room for is refused and not kept."""
+        self.registry.set_info("a", "k" * 254, "v" * 254)
+        for key, value in (("k" * 255, "v"), ("k", "v" * 255), ("k", "\0")):
+            self.assertRaises(SchemaError, self.registry.set_info, "a", key, value)
+        self.assertEqual(list(self.a.info), ["k" * 254])
 
     def test_observers(self) -> None:
         """Observers hear of each change after it was made, until they stop."""

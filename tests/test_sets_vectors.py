@@ -97,7 +97,7 @@ def vector_form(decoded: DecodedSet) -> dict[str, Any]:
             **{
                 field.name: getattr(metric, field.name)
                 for field in dataclasses.fields(metric)
-                if field.name != "value"
+                if field.compare and field.name != "value"
             },
             "value": vector_value(metric.type, metric.value, member_types),
         }

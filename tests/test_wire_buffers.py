@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ldmsjob.wire import msg, request, xprt, zap
+from ldmsjob.wire import msg, request, setmessages, xprt, zap
 from ldmsjob.wire.buffers import ReceiveBuffer, flat_struct
 
 DECLARATIONS = {
@@ -19,8 +19,14 @@ DECLARATIONS = {
     "WRITE_RESPONSE": zap.WRITE_RESPONSE,
     "CONNECTION_MESSAGE": xprt.CONNECTION_MESSAGE,
     "COUNTED_REQUEST": xprt.COUNTED_REQUEST,
-    "DIR_REPLY_HEAD": xprt.DIR_REPLY_HEAD,
-    "SET_DELETE_REPLY_BODY": xprt.SET_DELETE_REPLY_BODY,
+    "DIR_REPLY_HEAD": setmessages.DIR_REPLY_HEAD,
+    "LOOKUP_HEAD": setmessages.LOOKUP_HEAD,
+    "NOTIFY_REQUEST": setmessages.NOTIFY_REQUEST,
+    "NOTIFICATION_HEAD": setmessages.NOTIFICATION_HEAD,
+    "PUSH_HEAD": setmessages.PUSH_HEAD,
+    "SET_DELETE_REPLY_BODY": setmessages.SET_DELETE_REPLY_BODY,
+    "ANNOUNCEMENT_HEAD": setmessages.ANNOUNCEMENT_HEAD,
+    "PUSH_REGISTRATION": setmessages.PUSH_REGISTRATION,
     "FRAGMENT_HEAD": msg.FRAGMENT_HEAD,
     "MESSAGE_FIXED": msg.MESSAGE_FIXED,
     "HOP": msg.HOP,

@@ -13,6 +13,8 @@ from ldmsjob.wire.events import (
     AnswerSubscribe,
     AnswerUnsubscribe,
     AuthReceived,
+    ChangeQuota,
+    ChangeRate,
     Credential,
     CreditReturned,
     Forward,
@@ -20,6 +22,8 @@ from ldmsjob.wire.events import (
     Message,
     PeerInfo,
     Publish,
+    QuotaChanged,
+    RateChanged,
     Refused,
     ReturnCredit,
     SourceAddress,
@@ -30,6 +34,7 @@ from ldmsjob.wire.events import (
     UnsubscribeAnswered,
     UnsubscribeWanted,
 )
+from ldmsjob.wire.setevents import DirectoryCancelled, DirectoryWanted
 from tests.linkpair import NOW, ROOT, LinkPair, connection
 
 XID = b"XIDXIDXI"
@@ -90,10 +95,7 @@ class HandshakeTests(SynchronousTestCase):
 
     def test_refusals_are_told(self):
         """The peer reads why, and both sides know that it is over."""
-        for client, server, text in (
-            ({"auth_name": "munge"}, {}, "Auth mismatch"),
-            ({"rate": 10}, {}, "connection rate limits are not supported"),
-        ):
+        for client, server, text in (({"auth_name": "munge"}, {}, "Auth mismatch"),):
             pair = LinkPair(client, server)
             self.assertEqual(str(pair.server.error), text)
             self.assertEqual(str(pair.client.error), f"the peer rejected the connection: {text}")
@@ -186,7 +188,8 @@ class AuthenticationTests(SynchronousTestCase):
         self.assertEqual(events, [AuthReceived(b"b")])
         self.assertEqual(self.end.data_to_send(), self.auth(b"three"))
         self.assertEqual(self.end.authentication_step((), ROOT, NOW), [])
-        self.assertEqual(self.end.receive_data(request(xprt.LOOKUP), NOW), [Refused("lookup")])
+        wanted = self.end.receive_data(request(xprt.DIR, bytes(4)), NOW)
+        self.assertEqual(wanted, [DirectoryWanted(XID, False)])
 
     def test_requests_before_the_end(self):
         """A request of a peer that is not authenticated is not served."""
@@ -245,31 +248,30 @@ class RefusalTests(SynchronousTestCase):
 
     def test_requests_with_an_answer(self):
         """Each answer has the request's xid."""
-        self.check(request(0, bytes(4)), "dir", request(0x101, b"\0\0\0\x5f" + bytes(12)))
-        self.check(request(1), "dir_cancel", request(0x102, bytes(4)))
-        self.check(request(2, b"\0" * 9), "lookup", request(0x104, b"\0\0\0\2"))
         seconds, micros = divmod(NOW, 1_000_000)
         times = seconds.to_bytes(8, "big") + (micros * 1000).to_bytes(8, "big")
-        self.check(request(9, b"\0" * 9), "set_delete", request(0x10A, bytes(4) + times))
+        name = b"\0\0\0\2a\0"
+        self.check(request(9, name), "set_delete", request(0x10A, bytes(4) + times))
+        path = bytes(4) + b"\0\0\x10\x02" + b"p" * 4097 + b"\0"
+        self.check(request(2, path), "lookup_too_long", request(0x104, b"\0\0\0\x24"))
 
     def test_requests_without_an_answer(self):
         """Where the protocol has no answer there is none; unknown codes are like that."""
         for command, reason in (
-            (3, "notify"),
-            (4, "cancel_notify"),
-            (7, "cancel_push"),
             (14, "quota_group"),
             (15, "quota_group"),
             (16, "quota_group"),
-            (17, "quota_reconfig"),
-            (18, "rate_reconfig"),
             (8, "unknown_command"),
             (19, "unknown_command"),
             (0x100, "unknown_command"),
             (0x8000_0000, "unknown_command"),
             (0xFFFF_FFFF, "unknown_command"),
             (0x101, "unknown_reply"),
+            (0x102, "unknown_reply"),
+            (0x103, "unknown_reply"),
+            (0x104, "unknown_reply"),
             (0x106, "unknown_reply"),
+            (0x10A, "unknown_reply"),
             (0x7FFF_FFFF, "unknown_reply"),
         ):
             self.check(request(command, bytes(16)), reason)
@@ -284,19 +286,17 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(self.pair.client.receive_data(answer, NOW), [Refused("daemon_response")])
         self.assertEqual(self.pair.client.data_to_send(), b"")
 
-    def test_reads_and_writes(self):
-        """There are no regions; the answers carry the request's xid and ctxt."""
+    def test_writes(self):
+        """Nobody may write; the answer carries the request's xid and ctxt."""
         tail = b"key!" + bytes(8)
-        head = bytes.fromhex("0004 0000 00000024") + b"xid!" + b"ctxtctxt"
-        answer = bytes.fromhex("0005 0000 00000024") + b"xid!" + b"ctxtctxt"
-        self.check(head + tail + bytes(4), "read", answer + b"\0\x11" + bytes(14))
         head = bytes.fromhex("0006 0000 00000027") + b"xid!" + b"ctxtctxt"
         answer = bytes.fromhex("0007 0000 00000018") + b"xid!" + b"ctxtctxt"
         self.check(head + tail + b"\0\0\0\3abc", "write", answer + b"\0\x13\0\0")
 
     def test_other_frames(self):
         """An offer of a region, and a rejection that comes too late."""
-        self.check(bytes.fromhex("0003 0000 0000002c") + bytes(36), "rendezvous")
+        message = bytes(8) + bytes.fromhex("00000003 00000010")
+        self.check(bytes.fromhex("0003 0000 00000038") + bytes(32) + message, "rendezvous")
         self.check(zap.rejected_frame("late"), "rejected")
 
     def test_violations(self):
@@ -315,10 +315,14 @@ class RefusalTests(SynchronousTestCase):
             request(xprt.MSG_SUB, bytes(11)),
             request(xprt.MSG_SUB_REPLY, bytes(3)),
             request(xprt.SEND_MSG, b"\0\0\0\1"),
+            request(xprt.DIR),
+            request(xprt.LOOKUP, bytes(9)),
+            request(xprt.SET_DELETE, b"\0\0\0\3a\0"),
+            bytes.fromhex("0003 0000 00000038") + bytes(48),
         ):
             self.setUp()
             events, answer = self.receive(request(1) + frame + request(1))
-            self.assertEqual(events, [Refused("dir_cancel")])
+            self.assertEqual(events, [DirectoryCancelled()])
             self.assertEqual(answer, request(0x102, bytes(4)))
             self.assertIsNotNone(self.end.error, frame)
 
@@ -473,6 +477,120 @@ class MessageTests(SynchronousTestCase):
             room = 100 - sum(under_way)
             self.assertTrue(pair.client.can_publish(room))
             self.assertTrue(room == 100 or not pair.client.can_publish(room + 1))
+
+
+class LimitTests(SynchronousTestCase):
+    """What the peer limits, and changes its limits to."""
+
+    def test_rate(self):
+        """Within one second of the clock no more is sent than the peer's rate; then there is room
+        again. Its own rate does not bind a side."""
+        pair = LinkPair(server={"rate": 10})
+        start = NOW // 1_000_000 * 1_000_000
+        client = pair.client
+        self.assertFalse(client.allowance.free)
+        self.assertTrue(pair.server.allowance.free)
+        for size, now_us, fits in (
+            (6, start, True),
+            (6, start + 999_999, False),
+            (4, start + 999_999, True),
+            (10, start + 1_000_000, True),
+            (2, start + 1_000_001, False),
+        ):
+            self.assertEqual(client.can_publish(size, now_us), fits)
+            self.assertEqual(client.waits_for_second(size, now_us), not fits)
+            command = Publish("a", bytes(size - 2))
+            if fits:
+                client.send(command, now_us)
+            else:
+                error = self.assertRaises(PublishError, client.send, command, now_us)
+                self.assertEqual(error.rc, 11)
+        self.assertEqual(len(pair.exchange(client)), 3)
+
+    def test_never(self):
+        """There is nothing to wait for with a message that is more than a whole second's rate."""
+        pair = LinkPair(server={"rate": 10})
+        self.assertTrue(pair.client.can_publish(11, NOW))
+        self.assertFalse(pair.client.waits_for_second(11, NOW))
+        error = self.assertRaises(PublishError, pair.client.send, Publish("a", bytes(9)), NOW)
+        self.assertEqual(error.rc, 90)
+        self.assertIn("rate", str(error))
+
+    def test_no_rate_at_all(self):
+        """Rate 0 blocks every message, and nothing else."""
+        pair = LinkPair(server={"rate": 0})
+        error = self.assertRaises(PublishError, pair.client.send, Publish("a", b"\0"), NOW)
+        self.assertEqual(error.rc, 90)
+        self.assertEqual(len(pair.send(pair.client, Subscribe("a"))), 1)
+
+    def test_refused_messages_spend_nothing(self):
+        """What the quota refuses is not taken off the rate, nor the other way round."""
+        pair = LinkPair(server={"rate": 10, "quota": 6})
+        pair.client.send(Publish("a", bytes(2)), NOW)
+        self.assertFalse(pair.client.waits_for_second(6, NOW))
+        self.assertRaises(PublishError, pair.client.send, Publish("a", bytes(4)), NOW)
+        pair.settle()
+        pair.send(pair.server, ReturnCredit([4]))
+        pair.client.send(Publish("a", bytes(4)), NOW)
+        pair.settle()
+        pair.send(pair.server, ReturnCredit([6]))
+        self.assertTrue(pair.client.waits_for_second(1, NOW))
+        self.assertTrue(pair.client.can_publish(6, NOW + 1_000_000))
+
+    def test_quota_changes(self):
+        """Differences apply at once; what was under way before a cut has to be paid for."""
+        pair = LinkPair(server={"quota": 10})
+        client, server = pair.client, pair.server
+        self.assertEqual(pair.send(server, ChangeQuota(15)), [QuotaChanged(15)])
+        self.assertEqual(client.peer.quota, 15)
+        client.send(Publish("a", bytes(10)), NOW)
+        self.assertFalse(client.can_publish(4))
+        pair.send(server, ChangeQuota(5))
+        self.assertFalse(client.can_publish(1))
+        pair.send(server, ReturnCredit([8]))
+        self.assertTrue(client.can_publish(1))
+        self.assertFalse(client.can_publish(2))
+        pair.send(server, ReturnCredit([4]))
+        self.assertTrue(client.can_publish(5))
+        self.assertEqual(client.peer.quota, 5)
+
+    def test_quota_from_and_to_unlimited(self):
+        """A first quota is there whole; credit of what went before does not add to it."""
+        pair = LinkPair()
+        client, server = pair.client, pair.server
+        client.send(Publish("a", bytes(10)), NOW)
+        pair.send(server, ChangeQuota(5))
+        pair.send(server, ReturnCredit([12]))
+        client.send(Publish("a", bytes(3)), NOW)
+        self.assertFalse(client.can_publish(1))
+        pair.send(server, ChangeQuota(-1))
+        self.assertTrue(client.can_publish(10**9))
+        pair.send(server, ReturnCredit([5]))
+        self.assertTrue(client.can_publish(10**9))
+
+    def test_rate_changes(self):
+        """The new rate holds for the present second, less what went out in it."""
+        pair = LinkPair()
+        client, server = pair.client, pair.server
+        self.assertEqual(pair.send(server, ChangeRate(10)), [RateChanged(10)])
+        client.send(Publish("a", bytes(4)), NOW)
+        pair.send(server, ChangeRate(8))
+        self.assertTrue(client.can_publish(2, NOW))
+        self.assertFalse(client.can_publish(3, NOW))
+        pair.send(server, ChangeRate(20))
+        self.assertTrue(client.can_publish(14, NOW))
+        self.assertFalse(client.can_publish(15, NOW))
+        pair.send(server, ChangeRate(-1))
+        self.assertTrue(client.allowance.free)
+        self.assertEqual(client.peer.rate, -1)
+
+    def test_broken_changes(self):
+        """A change of a limit must have its length."""
+        for command in (17, 18):
+            pair = LinkPair()
+            frame = zap.counted_frame(zap.SENDRECV, request(command, bytes(4)))
+            self.assertEqual(pair.server.receive_data(frame, NOW), [])
+            self.assertIsNotNone(pair.server.error)
 
 
 class SubscriptionTests(SynchronousTestCase):

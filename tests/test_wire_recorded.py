@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ldmsjob.errors import PublishError
 from ldmsjob.wire import zap
 from ldmsjob.wire.events import (
+    AnswerSubscribe,
     AuthReceived,
     Credential,
     CreditReturned,
@@ -16,10 +17,12 @@ from ldmsjob.wire.events import (
     Message,
     Publish,
     Refused,
+    ReturnCredit,
     Subscribe,
     SubscribeWanted,
     UnsubscribeWanted,
 )
+from ldmsjob.wire.setevents import DirectoryWanted
 from tests.linkpair import NOW, ROOT, connection
 from tests.recorded import NAMES, conversation, streams
 
@@ -120,12 +123,12 @@ class RecordedTests(SynchronousTestCase):
             self.assertEqual(answers, zap.counted_frame(zap.ACK_ACCEPTED))
 
     def test_quota_and_rate_of_a_server(self):
-        """The limits that the C daemon announced are known, and its rate stops publishing."""
+        """The limits that the C daemon announced are known and kept to."""
         end, events, _ = play("j_quota_pub_small", from_client=False)
         self.assertEqual((events[0].peer.quota, events[0].peer.rate), (2000, 4000))
-        self.assertTrue(end.can_publish(10))
+        end.send(Publish("c", bytes(1998)), NOW)
         error = self.assertRaises(PublishError, end.send, Publish("c", b"d\0"), NOW)
-        self.assertEqual(error.rc, 95)
+        self.assertEqual(error.rc, 11)
 
     def test_subscriber(self):
         """``ldms_msg_subscribe`` subscribes, gets a message, and gives its credit back."""
@@ -169,20 +172,6 @@ class RecordedTests(SynchronousTestCase):
             end, _, _ = play("f_prdcr_subscribe", number, from_client=False)
             self.assertIsNone(end.error)
 
-    def test_consumers(self):
-        """``ldms_ls`` and a C aggregator are told that there are no sets, and keep their link."""
-        end, events, answers = play("a_ls_dir")
-        self.assertIsNone(end.error)
-        self.assertEqual(reasons(events), ["dir"])
-        reply = frames(answers)[1][1]
-        self.assertEqual(reply.hex()[:40], "a045066e0756000000000101000000200000005f")
-        end, events, answers = play("e_agg_pull")
-        self.assertIsNone(end.error)
-        self.assertEqual(set(reasons(events)), {"dir", "lookup", "read"})
-        sent = [kind for kind, _ in frames(answers)]
-        self.assertEqual(sent.count(zap.READ_RESP), reasons(events).count("read"))
-        self.assertEqual(sent.count(zap.SENDRECV), len(reasons(events)) - sent.count(zap.READ_RESP))
-
     def test_controller(self):
         """``ldmsd_controller`` is answered, request by request."""
         end, events, answers = play("h_ctl_daemon_status", 1)
@@ -202,7 +191,7 @@ class RecordedTests(SynchronousTestCase):
         for name in ("b_ls_lv_meminfo", "e_agg_pull", "g_ls_auth_munge"):
             end, events, _ = play(name, from_client=False)
             self.assertIn("READ_RESP", str(end.error))
-            self.assertIn("rendezvous", reasons(events))
+            self.assertIn("unknown_announcement", reasons(events))
 
     def test_authentication(self):
         """The messages of naive, ovis and munge are handed over, and what follows is read."""
@@ -211,21 +200,51 @@ class RecordedTests(SynchronousTestCase):
             self.assertIsNone(end.error)
             kinds = [type(event) for event in events]
             self.assertEqual(kinds[: count + 1], [LinkUp] + [AuthReceived] * count)
-            self.assertIn("dir", reasons(events))
+            self.assertIn(DirectoryWanted, kinds)
         payload = play("g_ls_auth_naive")[1][1].payload
         self.assertEqual(payload.hex(), "000003e8000003e8")
 
     def test_rail(self):
-        """A rail of two connections is refused in words."""
+        """The connections of a rail get the C daemon's answers."""
+        recorded = streams("j_rail2_pysub")
         for number in (1, 2):
-            end, events, answers = play("j_rail2_pysub", number)
-            self.assertEqual(events, [])
-            ((kind, text),) = frames(answers)
-            self.assertEqual(kind, zap.REJECTED)
-            self.assertEqual(text, b"rails of more than one endpoint are not supported\0")
-            self.assertIsNotNone(end.error)
-        end, events, _ = play("j_rail2_pysub", 3)
-        self.assertIsNone(end.error)
+            end = connection(True, pid=0x3FD4)
+            events, answers = feed(end, [recorded[number, True]])
+            self.assertIsNone(end.error)
+            self.assertEqual(events[0].peer.quota, 5000)
+            self.assertEqual(frames(answers)[0], frames(recorded[number, False])[0])
+        end, events, _ = play("j_rail2_pysub")
+        (wanted,) = [event for event in events if isinstance(event, SubscribeWanted)]
+        end.send(AnswerSubscribe(wanted.xid, 0, "OK"), NOW)
+        body = bytes.fromhex("80d33005000000000000010b0000001b0000000000000003")
+        answer = [(zap.SENDRECV, body + b"OK\0")]
+        self.assertEqual(frames(end.data_to_send()), answer)
+        self.assertEqual(frames(recorded[1, False])[1:2], answer)
+
+    def test_rail_as_a_client(self):
+        """We connect a rail as the C library does."""
+        recorded = streams("j_rail2_pysub")
+        for number in (1, 2):
+            end = connection(
+                False, pid=0x40AF, quota=5000, rail_gn=1, endpoints=2, endpoint=number - 1
+            )
+            end.connect()
+            ours = end.data_to_send()
+            theirs = recorded[number, True]
+            self.assertEqual(ours[20:], theirs[20 : len(ours)])
+            events, answers = feed(end, [recorded[number, False]])
+            self.assertIsNone(end.error)
+            self.assertIsInstance(events[0], LinkUp)
+            self.assertEqual(frames(answers)[0], frames(theirs)[1])
+
+    def test_limits_as_a_server(self):
+        """The quota and rate that we announce are where the C daemon has them."""
+        recorded = streams("j_quota_pub_small")
+        end = connection(True, pid=0x467F, quota=2000, rate=4000)
+        events, answers = feed(end, [recorded[1, True]])
+        (message,) = [event for event in events if isinstance(event, Message)]
+        end.send(ReturnCredit([message.credit]), NOW)
+        self.assertEqual(frames(answers + end.data_to_send()), frames(recorded[1, False]))
 
     def test_all_are_there(self):
         """No recording is left out by mistake."""

@@ -7,24 +7,31 @@ import errno
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
-from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ldmsjob.errors import AuthFailed, ConfigError, PeerError, PublishError
+from ldmsjob.connecting import connect_error, find_transport
+from ldmsjob.errors import (
+    AuthFailed,
+    ConfigError,
+    PeerError,
+    PublishError,
+    RequestFailed,
+    SetImageError,
+)
 from ldmsjob.interfaces import ILink, ILinkSite, LinkSettings
-from ldmsjob.wire.events import WireEvent
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from ldmsjob.interfaces import IAuthenticator, ITransport
+    from ldmsjob.wire.events import WireEvent
+    from ldmsjob.wire.setevents import SetEvent
 
 Connect = Callable[[ILinkSite, LinkSettings], Deferred[ILink]]
 """Connects once, to the peer that the options name."""
@@ -40,31 +47,7 @@ class ToolError(Exception):
 
 def find_plugins(reactor: Any, arguments: argparse.Namespace) -> tuple[ITransport, IAuthenticator]:
     """The transport and the authenticator that the options name. Raises ``ConfigError``."""
-    from twisted.logger import Logger
-
-    from ldmsjob.loader import Loader, check_attributes
-    from ldmsjob.stats import Stats
-
-    loader = Loader()
-    made = []
-    for kind, name, given in (
-        ("transport", arguments.xprt, {}),
-        ("authentication plugin", arguments.auth, dict(arguments.auth_opt)),
-    ):
-        factory = loader.find(kind, name)
-        attributes = check_attributes(factory.attributes, given, name)
-        context = SimpleNamespace(
-            instance=name,
-            daemon_name="",
-            clock=reactor,
-            log=Logger(namespace=name),
-            stats=Stats(name),
-            at_turn_end=lambda call: call(),
-        )
-        plugin = factory.create(context)
-        plugin.configure(attributes)
-        made.append(plugin)
-    return made[0], made[1]
+    return find_transport(reactor, arguments.xprt, arguments.auth, dict(arguments.auth_opt))
 
 
 def run_tool(
@@ -120,24 +103,21 @@ def run_tool(
 
 def explain(failure: Failure, peer: str) -> tuple[str, int]:
     """One line for the user, and the exit status. What is no expected failure is raised again."""
-    error = failure.value
+    error: Any = failure.value
     text = str(error)
-    if isinstance(error, (ToolError, PublishError)):
+    if isinstance(error, (ToolError, PublishError, RequestFailed)):
         return text, error.rc
+    if isinstance(error, SetImageError):
+        return text, errno.EPROTO
     if isinstance(error, AuthFailed):
         return f"{peer}: not authenticated: {text}", errno.EACCES
     if isinstance(error, PeerError):
         if "Auth mismatch" in text:
             return f"{peer}: {text}; it wants another authentication, see -a", errno.EACCES
         return f"{peer}: {text}", errno.EPROTO
-    if isinstance(error, DNSLookupError):
-        return f"no such host: {peer}", errno.EAFNOSUPPORT
-    if isinstance(error, ConnectionRefusedError):
-        return f"{peer}: connection refused; nobody listens there", errno.ECONNREFUSED
-    if isinstance(error, ConnectTimeout):
-        return f"{peer}: no answer", errno.ETIMEDOUT
-    if isinstance(error, ConnectError):
-        return f"{peer}: cannot connect: {text}", error.osError or errno.EIO
+    refused = connect_error(error, peer)
+    if refused is not None:
+        return str(refused), refused.rc
     failure.raiseException()
     raise AssertionError  # pragma: no cover
 
@@ -149,7 +129,7 @@ class ToolSite:
     ``on_event`` is called with each wire event, before those who wait look.
     """
 
-    def __init__(self, clock: Any, on_event: Callable[[WireEvent], None]) -> None:
+    def __init__(self, clock: Any, on_event: Callable[[Any], None]) -> None:
         self._clock = clock
         self._on_event = on_event
         self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
@@ -214,7 +194,7 @@ class ToolSite:
         """Keep it."""
         self.link = link
 
-    def link_events(self, link: ILink, events: Sequence[WireEvent]) -> None:
+    def link_events(self, link: ILink, events: Sequence[WireEvent | SetEvent]) -> None:
         """Tell the tool; what it raises is given to whoever waits."""
         for event in events:
             if self._error is None:

@@ -11,7 +11,7 @@ from importlib import import_module
 from ldmsjob import __version__
 from ldmsjob.errors import ConfigError
 
-SUBCOMMANDS = ("demo", "publish", "subscribe", "plugins", "check")
+SUBCOMMANDS = ("demo", "ls", "publish", "subscribe", "plugins", "check")
 """Modules of this package, each with ``add_parser(subparsers)``. They import what is heavy when
 they run."""
 

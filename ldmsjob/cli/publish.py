@@ -160,7 +160,7 @@ async def publish(arguments: argparse.Namespace, clock: Any, connect: Connect) -
                 await site.until(
                     lambda size=size: link.can_publish(size),  # type: ignore[misc]
                     seconds=arguments.giveup,
-                    what="room in the peer's quota",
+                    what="room in the peer's quota or rate",
                 )
             link.send(command)
             owed += size

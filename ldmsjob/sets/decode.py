@@ -8,7 +8,7 @@ work is bounded by the size of the image: values of one area together cannot be 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ldmsjob.errors import SetImageError
@@ -73,6 +73,8 @@ class DecodedElement:
     type: str
     count: int
     value: Any
+    record_type: int | None = field(default=None, compare=False)
+    """Of a record: the index of the metric that is its type."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class DecodedMetric:
     """As ``values.unpack_value`` gives it; a list of ``DecodedElement`` for a list, a list of
     dictionaries by member name for a record array. None when the image has the value, or a part of
     it, outside of its bounds: some producers do that in sets that are otherwise sound."""
+    record_type: int | None = field(default=None, compare=False)
+    """Of a record array with records: the index of the metric that is their type."""
 
 
 @dataclass(frozen=True)
@@ -353,6 +357,7 @@ class _Decoder:
         if not is_meta and not descriptor.flags & FLAG_DATA:
             raise SetImageError(f"metric {descriptor.name!r} is neither data nor meta")
         value: Any
+        record_type = None
         try:
             if kind is RECORD_TYPE:
                 value = self._record_type_value(index)
@@ -364,6 +369,8 @@ class _Decoder:
                 value = self._list(descriptor.offset, self._heap_base, 1)
             else:
                 value = self._record_array(descriptor)
+                if value:
+                    record_type = self._record_array_type(descriptor)
         except _Outside:
             value = None
         return DecodedMetric(
@@ -376,6 +383,7 @@ class _Decoder:
             offset=descriptor.offset,
             user_data=descriptor.user_data,
             value=value,
+            record_type=record_type,
         )
 
     def _plain(self, descriptor: _Descriptor, is_meta: bool) -> Any:
@@ -408,6 +416,13 @@ class _Decoder:
                 for member in record_type.members
             ),
         )
+
+    def _record_array_type(self, descriptor: _Descriptor) -> int:
+        """The index of the type of an array's records; the array has been found to be inside."""
+        _size, type_index, _length = RECORD_ARRAY_HEADER.struct.unpack_from(
+            self._copy, descriptor.offset
+        )
+        return int(type_index)
 
     def _record_array(self, descriptor: _Descriptor) -> list[dict[str, Any]]:
         at = descriptor.offset
@@ -467,7 +482,7 @@ class _Decoder:
             if at + record_type.size > end:
                 raise _Outside
             self._spend_heap(record_type.cost)
-            return DecodedElement(kind.name, count, self._record(at, type_index))
+            return DecodedElement(kind.name, count, self._record(at, type_index), type_index)
         if kind is None or not kind.is_plain:
             raise SetImageError(f"a list element is of type {type_count & 0xFF}")
         size = kind.value_size(count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from zope.interface import implementer
@@ -45,6 +45,7 @@ from ldmsjob.values import (
     pack_value,
 )
 
+_NO_INFO: Mapping[str, str] = MappingProxyType({})
 _UINT32 = 0xFFFFFFFF
 _MICROSECONDS = 1_000_000
 _MAX_INSTANCE_NAME = 254
@@ -123,12 +124,14 @@ class MetricSet:
         "copy_offset",
         "gid",
         "image",
+        "info",
         "instance",
         "layout",
         "perm",
         "producer",
         "schema",
         "uid",
+        "watcher",
     )  # fmt: skip
 
     def __init__(
@@ -158,6 +161,10 @@ class MetricSet:
         self.instance = instance
         self.schema = schema
         self.clock = clock
+        self.info: Mapping[str, str] = _NO_INFO
+        """What the directory tells of the set besides; see ``SetRegistry.set_info``."""
+        self.watcher: Callable[[MetricSet], None] | None = None
+        """Called with the set at the end of each transaction."""
         self.producer = ""
         self.uid = uid & _UINT32
         self.gid = gid & _UINT32
@@ -254,6 +261,8 @@ class MetricSet:
         _pack_stamp(
             self.image, at, seconds & _UINT32, microseconds, 0, 0, TRANSACTION_FINISHED, at, gn
         )
+        if self.watcher is not None:
+            self.watcher(self)
 
     def _stamp(self, now_us: int, duration_us: int) -> None:
         seconds, microseconds = divmod(now_us, _MICROSECONDS)
@@ -265,6 +274,8 @@ class MetricSet:
             self.image, at, seconds & _UINT32, microseconds, whole & _UINT32, part,
             TRANSACTION_FINISHED, at, self._gn,
         )  # fmt: skip
+        if self.watcher is not None:
+            self.watcher(self)
 
     def _next_copy(self) -> None:
         image, layout, old = self.image, self.layout, self.copy_offset

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from ldmsjob.errors import SetExists
+from ldmsjob.errors import SchemaError, SetExists
 from ldmsjob.sets.metricset import MetricSet
+from ldmsjob.sets.schema import encode_name
+
+MAX_INFO_BYTES = 254
+"""Of a key or a value: what the announcement of a set has room for."""
 
 RegistryChange = Literal["added", "removed", "changed"]
 """``changed``: what the directory says of a set is different now, such as its owner."""
@@ -63,6 +67,26 @@ class SetRegistry:
         metric_set = self._sets.get(instance)
         if metric_set is not None:
             self._tell("changed", metric_set)
+
+    def set_info(self, instance: str, key: str, value: str | None) -> None:
+        """Tell one more thing of a set in the directory, such as ``updt_hint_us``; None takes it
+        back. Nothing happens when that is known already or the set is not offered.
+
+        Key and value are text without NUL of at most 254 bytes. Raises ``SchemaError``.
+        """
+        for text in (key, value or ""):
+            if len(encode_name(text)) > MAX_INFO_BYTES:
+                raise SchemaError(f"set info {text[:32]!r}… is longer than {MAX_INFO_BYTES} bytes")
+        metric_set = self._sets.get(instance)
+        if metric_set is None or metric_set.info.get(key) == value:
+            return
+        info = dict(metric_set.info)
+        if value is None:
+            del info[key]
+        else:
+            info[key] = value
+        metric_set.info = info
+        self._tell("changed", metric_set)
 
     def observe(self, observer: RegistryObserver) -> Callable[[], None]:
         """Call ``observer(change, metric_set)`` after each change, until the returned function is

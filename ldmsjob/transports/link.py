@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred
@@ -22,12 +23,25 @@ from zope.interface import implementer
 from ldmsjob.errors import AuthFailed, PeerError
 from ldmsjob.interfaces import AuthStep, IAuthenticator, ILink, ILinkSite, LinkSettings
 from ldmsjob.wire.connection import LdmsConnection
-from ldmsjob.wire.events import AuthReceived, Forward, LinkUp, SourceAddress, WireCommand, WireEvent
+from ldmsjob.wire.events import (
+    AuthReceived,
+    Forward,
+    LinkUp,
+    QuotaChanged,
+    RateChanged,
+    SourceAddress,
+    WireCommand,
+    WireEvent,
+)
+from ldmsjob.wire.rates import SECOND_US, us_to_next_second
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+    from ldmsjob.transports.rail import Rail
     from ldmsjob.wire.events import Credential, PeerInfo
+    from ldmsjob.wire.setevents import SetCommand
+    from ldmsjob.wire.xprt import ConnectionMessage
 
 HANDSHAKE_SECONDS = 10.0
 """How long a connection may take to become a link."""
@@ -100,6 +114,9 @@ class LinkProtocol(Protocol):
     ``passive``: the peer connected to us. ``opened`` fires with the link when it is open, or fails
     with the reason that it is not. ``on_settled`` is called once when either is decided.
     ``peer_source`` is the address that is put into messages of the peer that name none.
+    ``join_rail`` is asked about peers that connect with more than one endpoint, and sets ``rail``
+    and ``endpoint`` or raises ``ConnectionRefused``. ``rail``, ``rail_gn`` and ``endpoint`` are
+    given to links that we make as part of a rail.
 
     What the peer does not read collects in the transport. While it is more than the transport's
     high-water mark, ``can_publish`` is False; a peer for whom ``output_limit_bytes`` collect
@@ -121,6 +138,10 @@ class LinkProtocol(Protocol):
         stream: PlainStream,
         peer_address: str,
         peer_source: SourceAddress | None = None,
+        join_rail: Callable[[LinkProtocol, ConnectionMessage], None] | None = None,
+        rail: Rail | None = None,
+        rail_gn: int | None = None,
+        endpoint: int = 0,
         opened: Deferred[ILink] | None = None,
         on_settled: Callable[[], None] = lambda: None,
         wall_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
@@ -129,8 +150,9 @@ class LinkProtocol(Protocol):
         output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
     ) -> None:
         self.peer_address = peer_address
-        self.peer: PeerInfo = cast("PeerInfo", None)
         self.credential: Credential = cast("Credential", None)
+        self.rail = rail
+        self.endpoint = endpoint
         self._passive = passive
         self._site = site
         self._authenticator = authenticator
@@ -150,6 +172,10 @@ class LinkProtocol(Protocol):
             quota=settings.quota,
             rate=settings.rx_rate,
             pid=os.getpid(),
+            rail_gn=rail_gn,
+            endpoints=1 if rail is None else rail.size,
+            endpoint=endpoint,
+            join_rail=None if join_rail is None else partial(join_rail, self),
             peer_source=peer_source,
         )
         self._authentication: Any = None
@@ -159,6 +185,7 @@ class LinkProtocol(Protocol):
         self._reason: Exception | None = None
         self._refusal = ""
         self._deadline: IDelayedCall | None = None
+        self._second: IDelayedCall | None = None
         self._choked = False
         self._unsent = 0
         self._batched = 0
@@ -178,6 +205,11 @@ class LinkProtocol(Protocol):
             peer_address=self.peer_address,
         )
         if not self._passive:
+            if self.rail is not None:
+                self.rail.add(self)
+                if self.rail.closed:
+                    self.abort("another endpoint of its rail is lost")
+                    return
             self._connection.connect()
             self.flush()
 
@@ -197,6 +229,11 @@ class LinkProtocol(Protocol):
         self._lost = True
         self._closing = True
         self._cancel_deadline()
+        self._tell_lost(reason)
+        if self.rail is not None:
+            self.rail.leave(self)
+
+    def _tell_lost(self, reason: Failure) -> None:
         if self._reason is not None:
             reason = Failure(self._reason)
         if self._is_open:
@@ -214,11 +251,40 @@ class LinkProtocol(Protocol):
 
     # ILink
 
+    @property
+    def peer(self) -> PeerInfo:
+        """What the peer said of itself, with the limits that it changed since."""
+        return cast("PeerInfo", self._connection.peer)
+
     def can_publish(self, size: int) -> bool:
         """Whether the peer takes a message of that size now."""
-        return not self._choked and self._connection.can_publish(size)
+        if self._choked:
+            return False
+        allowance = self._connection.allowance
+        if allowance.free:
+            return True
+        now_us = self._wall_clock_us()
+        if allowance.admits(size, now_us):
+            return True
+        if self._second is None and allowance.waits_for_second(size, now_us):
+            self._await_second(now_us)
+        return False
 
-    def send(self, command: WireCommand) -> None:
+    def waits_for_second(self, size: int) -> bool:
+        """Whether only the peer's rate stands in the way."""
+        if self._choked or self._closing:
+            return False
+        return self._connection.allowance.waits_for_second(size, self._wall_clock_us())
+
+    def change_limit(self, changed: QuotaChanged | RateChanged) -> None:
+        """The peer has changed a limit of its rail over another endpoint."""
+        self._connection.change_limit(changed)
+
+    def has_room(self) -> bool:
+        """Whether the transport has less than its high-water mark buffered."""
+        return not self._choked
+
+    def send(self, command: WireCommand | SetCommand) -> None:
         """Send it: at once, or with all else that the read being dealt with brings."""
         if self._closing:
             return
@@ -272,6 +338,19 @@ class LinkProtocol(Protocol):
     def stopProducing(self) -> None:
         """The transport has gone; ``connectionLost`` follows."""
 
+    # The peer's rate
+
+    def _await_second(self, now_us: int) -> None:
+        """Tell the site when the next second of the wall clock begins."""
+        wait = us_to_next_second(now_us) / SECOND_US
+        self._second = self._clock.callLater(wait, self._second_begins)
+
+    def _second_begins(self) -> None:
+        self._second = None
+        if self._is_open and not self._closing:
+            with self._outbox:
+                self._site.link_drained(self)
+
     # Writing
 
     @property
@@ -324,7 +403,6 @@ class LinkProtocol(Protocol):
             step: AuthStep | Deferred[AuthStep]
             try:
                 if isinstance(event, LinkUp):
-                    self.peer = event.peer
                     step = self._authentication.first()
                 else:
                     step = self._authentication.received(cast(AuthReceived, event).payload)
@@ -338,6 +416,8 @@ class LinkProtocol(Protocol):
             if self._closing:
                 return
         if events:
+            if self.rail is not None:
+                self.rail.spread(self, events)
             self._site.link_events(self, events)
         error = self._connection.error
         if error is not None and not self._closing:
@@ -351,6 +431,10 @@ class LinkProtocol(Protocol):
         credential = step.credential
         if credential is not None:
             self.credential = credential
+            if self.rail is not None and not self.rail.admit(self):
+                self._refusal = "rail"
+                self.abort("another identity than that of the rail's other endpoints")
+                return ()
         events = self._connection.authentication_step(step.send, credential, self._wall_clock_us())
         self._outbox.add(self)
         if credential is not None:
@@ -399,6 +483,8 @@ class LinkProtocol(Protocol):
         self.abort(f"not done after {self._handshake_seconds:g} s")
 
     def _cancel_deadline(self) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
-        self._deadline = None
+        """No deadline, and no second to wait for."""
+        for call in (self._deadline, self._second):
+            if call is not None and call.active():
+                call.cancel()
+        self._deadline = self._second = None

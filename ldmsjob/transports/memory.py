@@ -11,6 +11,7 @@ Bytes move only in ``MemoryPair.settle``, so a test decides when the other side 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone
@@ -109,6 +110,8 @@ class MemoryPair:
         outbox: Outbox | None = None,
         cut: int = 65536,
         buffer_bytes: int = 65536,
+        left_options: Mapping[str, Any] | None = None,
+        right_options: Mapping[str, Any] | None = None,
         **limits: Any,
     ) -> None:
         settings = LinkSettings(messages_enabled=lambda: True)
@@ -121,7 +124,7 @@ class MemoryPair:
             settings=left_settings or settings,
             outbox=outbox or Outbox(),
             peer_address="right",
-            **shared,
+            **{**shared, **(left_options or {})},
         )
         self.right = LinkProtocol(
             passive=False,
@@ -130,7 +133,7 @@ class MemoryPair:
             settings=right_settings or settings,
             outbox=Outbox(),
             peer_address="left",
-            **shared,
+            **{**shared, **(right_options or {})},
         )
         self._ends: dict[LinkProtocol, _MemoryTransport] = {}
         for end in (self.left, self.right):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
+import secrets
 import socket
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.internet import tcp
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
@@ -25,10 +26,13 @@ from ldmsjob.transports.link import (
     Outbox,
     PlainStream,
 )
+from ldmsjob.transports.rail import ArrivingRails, Rail
 from ldmsjob.wire.events import SourceAddress
+from ldmsjob.wire.rail import MAX_ENDPOINTS
 
 if TYPE_CHECKING:
     from ldmsjob.interfaces import IPluginContext
+    from ldmsjob.wire.xprt import ConnectionMessage
 
 BACKLOG = 1024
 """Connections that wait to be accepted, as with the C daemon."""
@@ -132,12 +136,15 @@ class _LinkFactory(Factory):
         authenticator: IAuthenticator,
         settings: LinkSettings,
         opened: Deferred[ILink] | None = None,
+        **rail: Any,
     ) -> None:
         self._transport = transport
         self._site = site
         self._authenticator = authenticator
         self._settings = settings
         self._opened = opened
+        self._rail = rail
+        self._arriving = ArrivingRails(transport.reactor)
 
     def buildProtocol(self, addr: Any) -> LinkProtocol | None:
         """A protocol for a connection; None, which closes it, when too many are not open yet."""
@@ -148,6 +155,10 @@ class _LinkFactory(Factory):
             self._site.link_refused(peer_address, "too many: connections that are not open yet")
             return None
         transport.unopened += 1
+
+        def join_rail(link: LinkProtocol, claim: ConnectionMessage) -> None:
+            self._arriving.join(link, _plain_host(addr.host), claim)
+
         return LinkProtocol(
             passive=passive,
             site=self._site,
@@ -158,6 +169,8 @@ class _LinkFactory(Factory):
             stream=TcpStream(),
             peer_address=peer_address,
             peer_source=source_address(addr.host, addr.port),
+            join_rail=join_rail if passive else None,
+            **self._rail,
             opened=self._opened,
             on_settled=transport.settled,
             handshake_seconds=transport.handshake_seconds,
@@ -211,12 +224,57 @@ class SockTransport:
         site: ILinkSite,
         authenticator: IAuthenticator,
         settings: LinkSettings,
+        rail: int = 1,
     ) -> Deferred[ILink]:
         """Connect once. Cancelling the Deferred gives up, also during the handshake.
 
         Fails with Twisted's ``ConnectError`` or ``DNSLookupError`` when there is no connection,
-        with ``PeerError`` or ``AuthFailed`` when there is one that cannot be used.
+        with ``PeerError`` or ``AuthFailed`` when there is one that cannot be used. When one
+        connection of a rail fails, none stays.
         """
+        if not 1 <= rail <= MAX_ENDPOINTS:
+            raise ValueError(f"a rail of {rail} endpoints")
+        if rail == 1:
+            return self._connect(host, port, site, authenticator, settings)
+        seconds = CONNECT_SECONDS + self.handshake_seconds
+        made = Rail(rail, self.reactor, seconds=seconds)
+        number = secrets.randbits(63)
+        attempts = [
+            self._connect(
+                *(host, port, site, authenticator, settings),
+                rail=made,
+                rail_gn=number,
+                endpoint=endpoint,
+            )
+            for endpoint in range(rail)
+        ]
+
+        def failed(failure: Failure) -> None:
+            made.close()
+            for attempt in attempts:
+                attempt.cancel()
+            if not opened.called:
+                opened.errback(cast(FirstError, failure.value).subFailure)
+
+        def give_up(given_up: Deferred[ILink]) -> None:
+            given_up.errback(CancelledError())
+            together.cancel()
+
+        opened: Deferred[ILink] = Deferred(give_up)
+        together = gatherResults(attempts, consumeErrors=True)
+        together.addCallbacks(lambda links: opened.callback(links[0]), failed)
+        return opened
+
+    def _connect(
+        self,
+        host: str,
+        port: int,
+        site: ILinkSite,
+        authenticator: IAuthenticator,
+        settings: LinkSettings,
+        **rail: Any,
+    ) -> Deferred[ILink]:
+        """One connection; ``rail`` is what ``LinkProtocol`` wants to know of its rail."""
         made: list[LinkProtocol] = []
 
         def give_up(_opened: Deferred[ILink]) -> None:
@@ -225,7 +283,7 @@ class SockTransport:
                 protocol.abort("given up")
 
         opened: Deferred[ILink] = Deferred(give_up)
-        factory = _LinkFactory(self, site, authenticator, settings, opened)
+        factory = _LinkFactory(self, site, authenticator, settings, opened, **rail)
         endpoint = HostnameEndpoint(self.reactor, host, port, timeout=CONNECT_SECONDS)
         attempt: Deferred[Any] = endpoint.connect(factory)
 

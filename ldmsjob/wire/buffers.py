@@ -69,7 +69,11 @@ class Limits(msgspec.Struct, frozen=True):
     partial_request_bytes: int = 1_048_576
     """Bytes of those records."""
     match_bytes: int = 4096
-    """Bytes of a subscription's match string."""
+    """Bytes of a subscription's match string, and characters of what is looked up."""
+    announced_sets: int = 1_048_576
+    """Sets that lookups on one link have found and that have not been deleted."""
+    unanswered_deletions: int = 4096
+    """Deletions of sets whose acknowledgement is still known as one."""
 
 
 class ReceiveBuffer:

@@ -15,32 +15,38 @@ import errno
 import secrets
 from collections.abc import Callable, Sequence
 
-from ldmsjob.errors import PeerError, PublishError
+import msgspec
+
+from ldmsjob.errors import PeerError
 from ldmsjob.wire import msg, xprt, zap
+from ldmsjob.wire.allowance import NOBODY, Allowance
 from ldmsjob.wire.buffers import Limits, ReceiveBuffer
 from ldmsjob.wire.events import (
     UNLIMITED,
     AnswerSubscribe,
+    AnswerUnsubscribe,
     AuthReceived,
+    ChangeQuota,
+    ChangeRate,
     Credential,
     CreditReturned,
     Forward,
     LinkUp,
     PeerInfo,
     Publish,
+    QuotaChanged,
+    RateChanged,
     Refused,
     ReturnCredit,
     SourceAddress,
     Subscribe,
-    SubscribeAnswered,
-    SubscribeWanted,
     Unsubscribe,
-    UnsubscribeAnswered,
-    UnsubscribeWanted,
     WireCommand,
     WireEvent,
 )
 from ldmsjob.wire.request import RequestReader
+from ldmsjob.wire.setexchange import SetExchange
+from ldmsjob.wire.subscriptions import SubscriptionExchange
 
 _FrameAction = Callable[["LdmsConnection", bytes, int, int, list[WireEvent]], None]
 _RequestAction = Callable[["LdmsConnection", bytes, bytes, int, int, list[WireEvent]], None]
@@ -71,6 +77,9 @@ class LdmsConnection:
         quota: int = UNLIMITED,
         rate: int = UNLIMITED,
         rail_gn: int | None = None,
+        endpoints: int = 1,
+        endpoint: int = 0,
+        join_rail: Callable[[xprt.ConnectionMessage], None] | None = None,
         peer_source: SourceAddress | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -78,9 +87,12 @@ class LdmsConnection:
 
         ``messages_enabled`` tells whether our message service is on; it is asked when a connection
         message is sent, and once for each ``receive_data``. ``quota`` and ``rate`` are what the
-        peer is asked to keep to. ``rail_gn`` tells apart the connections of one client process; by
-        default it is random. ``peer_source`` is what messages that name no source get as theirs:
-        the address of the peer, or None when it is on this host.
+        peer is asked to keep to. ``rail_gn`` tells apart the rails of one client process; by
+        default it is random. ``endpoints`` and ``endpoint`` are the size of a client's rail and
+        the place of this connection in it. ``join_rail`` is called on the passive side with what a
+        peer says that has more than one endpoint, and raises ``ConnectionRefused`` where it does
+        not belong; without it no such peer is accepted. ``peer_source`` is what messages that name
+        no source get as theirs: the address of the peer, or None when it is on this host.
         """
         self.peer: PeerInfo | None = None
         """What the peer said of itself; from ``LinkUp`` on."""
@@ -92,6 +104,9 @@ class LdmsConnection:
         self._quota = quota
         self._rate = rate
         self._rail_gn = rail_gn
+        self._endpoints = endpoints
+        self._endpoint = endpoint
+        self._join_rail = join_rail
         self._peer_source = peer_source
         self._limits = limits or Limits()
         self._frames: dict[int, _FrameAction] = _WAIT_CONNECT if passive else _WAIT_ACCEPTED
@@ -103,13 +118,11 @@ class LdmsConnection:
         self._enabled_now = False
         self._reader: msg.MessageReader | None = None  # once the peer is authenticated
         self._requests = RequestReader(self._limits)
-        self._credit: int | None = None  # that we may still spend; None is without limit
-        self._publish_rc = 0
-        self._publish_text = ""
+        self._sets = SetExchange(self._output, self._limits)
+        self._subscriptions = SubscriptionExchange(self._output, self._limits)
+        self.allowance = Allowance(NOBODY)
+        """What the peer lets us publish. To be looked at only."""
         self._number = 0
-        self._xid = 0
-        self._subscribes: dict[bytes, str] = {}  # match of what is not answered, by xid
-        self._unsubscribes: dict[bytes, str] = {}
 
     @property
     def buffered_bytes(self) -> int:
@@ -189,7 +202,7 @@ class LdmsConnection:
                 if end - at < zap.HEAD_BYTES:
                     wanted = zap.HEAD_BYTES
                     break
-                kind, length = zap.read_head(data, at, self._frame_limit)
+                kind, length = zap.read_head(data, at, self._frame_limit, self._sets.read_limit)
                 action = self._frames.get(kind)
                 if action is None:
                     raise PeerError(f"{zap.NAMES[kind]} frame out of place")
@@ -215,9 +228,14 @@ class LdmsConnection:
         message = data[at + zap.CONNECT_HEAD.sizeof() : stop]
         try:
             peer = xprt.read_connect(message, self._auth_name)
+            if peer.endpoints > 1:
+                if self._join_rail is None:
+                    raise xprt.ConnectionRefused("Insufficient resources")
+                self._join_rail(peer)
         except xprt.ConnectionRefused as refusal:
             self._output.append(zap.rejected_frame(str(refusal)))
             raise
+        self._endpoints, self._endpoint = peer.endpoints, peer.endpoint
         self.peer = peer.peer_info()
         own = self._own_message(peer.rail_gn)
         self._output.append(zap.counted_frame(zap.ACCEPTED, own))
@@ -240,13 +258,7 @@ class LdmsConnection:
     def _link_up(self, events: list[WireEvent]) -> None:
         peer = self.peer
         assert peer is not None
-        self._credit = None if peer.quota == UNLIMITED else peer.quota
-        if not peer.messages_enabled:
-            self._publish_rc = errno.EOPNOTSUPP
-            self._publish_text = "the peer's message service is off"
-        elif peer.rate != UNLIMITED:
-            self._publish_rc = errno.EOPNOTSUPP
-            self._publish_text = "the peer limits the rate of messages, which is not supported"
+        self.allowance = Allowance(peer)
         self._frames = _AUTHENTICATE
         self._paused = True
         events.append(LinkUp(peer))
@@ -266,7 +278,13 @@ class LdmsConnection:
         action = _REQUESTS.get(command)
         if action is not None:
             action(self, xid, data, at, stop, events)
-        elif command in _IGNORED:
+            return
+        place = command, xid, data, at, stop
+        if self._sets.receive(*place, self._now_us, events):
+            return
+        if self._subscriptions.receive(*place, self._enabled_now, events):
+            return
+        if command in _IGNORED:
             events.append(Refused(_IGNORED[command]))
         elif xprt.FIRST_REPLY <= command <= xprt.LAST_REPLY:
             events.append(Refused("unknown_reply"))
@@ -274,15 +292,17 @@ class LdmsConnection:
             events.append(Refused("unknown_command"))
 
     def _read_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
-        self._output.append(zap.refuse_read(data, at))
-        events.append(Refused("read"))
+        self._sets.read_wanted(data, at, events)
+
+    def _read_answer_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
+        self._sets.read_answered(data, at, stop, events)
 
     def _write_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
         self._output.append(zap.refuse_write(data, at))
         events.append(Refused("write"))
 
     def _rendezvous_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
-        events.append(Refused("rendezvous"))
+        self._sets.rendezvous(data, at, stop, events)
 
     def _late_rejected_frame(
         self, data: bytes, at: int, stop: int, events: list[WireEvent]
@@ -301,57 +321,24 @@ class LdmsConnection:
         self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
     ) -> None:
         credit, rc = msg.read_credit(data, at, stop)
-        if self._credit is not None:
-            self._credit += credit
+        self.allowance.returned(credit)
         if rc == errno.EOPNOTSUPP:
-            self._publish_rc = rc
-            self._publish_text = "the peer's message service is off"
+            self.allowance.refuse()
         events.append(CreditReturned(credit, rc))
 
-    def _subscribe(
+    def _quota_changed(
         self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
     ) -> None:
-        match, is_regex, rate = msg.read_subscription(data, at, stop)
-        if self._may_subscribe(xid, xprt.MSG_SUB_REPLY, match, events):
-            text = match.decode("utf-8", "surrogateescape")
-            events.append(SubscribeWanted(xid, text, is_regex, rate))
+        changed = QuotaChanged(xprt.read_limit_change(data, at, stop))
+        self.change_limit(changed)
+        events.append(changed)
 
-    def _unsubscribe(
+    def _rate_changed(
         self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
     ) -> None:
-        match, is_regex, _ = msg.read_subscription(data, at, stop)
-        if self._may_subscribe(xid, xprt.MSG_UNSUB_REPLY, match, events):
-            text = match.decode("utf-8", "surrogateescape")
-            events.append(UnsubscribeWanted(xid, text, is_regex))
-
-    def _may_subscribe(self, xid: bytes, reply: int, match: bytes, events: list[WireEvent]) -> bool:
-        if not self._enabled_now:
-            rc, text, reason = errno.EOPNOTSUPP, "LDMS Message Service disabled", "subscribe_off"
-        elif len(match) > self._limits.match_bytes:
-            rc, text, reason = errno.ENAMETOOLONG, "Match string too long", "subscribe_too_long"
-        else:
-            return True
-        self._send_request(msg.subscription_reply(xid, reply, rc, text))
-        events.append(Refused(reason))
-        return False
-
-    def _subscribe_answered(
-        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
-    ) -> None:
-        rc, text = msg.read_subscription_reply(data, at, stop)
-        match = self._subscribes.pop(xid, None)
-        events.append(
-            Refused("unknown_reply") if match is None else SubscribeAnswered(match, rc, text)
-        )
-
-    def _unsubscribe_answered(
-        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
-    ) -> None:
-        rc, text = msg.read_subscription_reply(data, at, stop)
-        match = self._unsubscribes.pop(xid, None)
-        events.append(
-            Refused("unknown_reply") if match is None else UnsubscribeAnswered(match, rc, text)
-        )
+        changed = RateChanged(xprt.read_limit_change(data, at, stop))
+        self.change_limit(changed)
+        events.append(changed)
 
     def _daemon_request(
         self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
@@ -367,52 +354,45 @@ class LdmsConnection:
     ) -> None:
         raise PeerError("an authentication message after the end of authentication")
 
-    def _directory(
-        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
-    ) -> None:
-        self._send_request(xprt.dir_error(xid, errno.EOPNOTSUPP))
-        events.append(Refused("dir"))
-
-    def _directory_cancelled(
-        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
-    ) -> None:
-        self._send_request(xprt.plain_reply(xid, xprt.DIR_CANCEL_REPLY, 0))
-        events.append(Refused("dir_cancel"))
-
-    def _lookup(self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
-        self._send_request(xprt.plain_reply(xid, xprt.LOOKUP_REPLY, errno.ENOENT))
-        events.append(Refused("lookup"))
-
-    def _set_deleted(
-        self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
-    ) -> None:
-        self._send_request(xprt.set_delete_reply(xid, self._now_us))
-        events.append(Refused("set_delete"))
-
     # Sending
 
-    def can_publish(self, size: int) -> bool:
+    def can_publish(self, size: int, now_us: int = 0) -> bool:
         """Whether there is nothing to wait for before sending a message of ``size`` bytes of
         channel name, NUL and data (its ``credit``).
 
-        False: the peer's quota has no room for it until ``CreditReturned``. True: ``send`` will
+        False: the peer's quota has no room for it until ``CreditReturned``, or its rate until the
+        next second of the wall clock, for which alone ``now_us`` is wanted. True: ``send`` will
         send it, or raise ``PublishError`` because this peer can never get it.
         """
-        return self._credit is None or size <= self._credit or self._never(size)
+        return self.allowance.admits(size, now_us)
 
-    def _never(self, size: int) -> bool:
-        return bool(self._publish_rc) or (self.peer is not None and size > self.peer.quota)
+    def waits_for_second(self, size: int, now_us: int) -> bool:
+        """Whether only the peer's rate keeps a message of that size waiting."""
+        return self.allowance.waits_for_second(size, now_us)
+
+    def change_limit(self, changed: QuotaChanged | RateChanged) -> None:
+        """The peer has changed a limit, here or on another endpoint of the same rail."""
+        assert self.peer is not None
+        if isinstance(changed, QuotaChanged):
+            self.allowance.change_quota(changed.quota)
+            self.peer = msgspec.structs.replace(self.peer, quota=changed.quota)
+        else:
+            self.allowance.change_rate(changed.rate)
+            self.peer = msgspec.structs.replace(self.peer, rate=changed.rate)
 
     def send(self, command: WireCommand, now_us: int) -> None:
         """Send one command. Only once the peer is authenticated.
 
         For ``Publish`` and ``Forward`` this raises ``PublishError``, and nothing is sent, with rc
 
-        * 95 when the peer has no message service, or limits its rate,
-        * 90 when the message is too long for a frame or for the peer's whole quota,
-        * 11 when the peer's quota has no room now (see ``can_publish``),
+        * 95 when the peer has no message service,
+        * 90 when the message is too long for a frame, or for the peer's whole quota or rate,
+        * 11 when the peer's quota or rate has no room now (see ``can_publish``),
         * 40 when it came over too many hops already,
         * 22 when its channel's name cannot be sent; so do ``Subscribe`` and ``Unsubscribe``.
+
+        A command about sets raises ``ValueError`` when no frame can carry it or when it contradicts
+        what was sent before (docs/wire.md, Metric sets).
         """
         if self._reader is None:
             raise RuntimeError("the peer is not authenticated")
@@ -424,36 +404,23 @@ class LdmsConnection:
         elif isinstance(command, Forward):
             message = command.message
             frame = msg.forward_frame(message, now_us)
-            self._spend(len(message.image) - msg.BODY_OVERHEAD)
+            self.allowance.spend(len(message.image) - msg.BODY_OVERHEAD, now_us)
             self._output.append(frame)
         elif isinstance(command, Publish):
             frame = msg.publish_frame(command, self._number, now_us)
-            self._spend(len(frame) - msg.TAG_AT)
+            self.allowance.spend(len(frame) - msg.TAG_AT, now_us)
             self._number += 1
             self._output.append(frame)
         elif isinstance(command, (Subscribe, Unsubscribe)):
-            self._xid += 1
-            xid = self._xid.to_bytes(8, "big")
-            self._send_request(msg.subscription_request(command, xid))
-            asked = self._subscribes if isinstance(command, Subscribe) else self._unsubscribes
-            asked[xid] = command.match
+            self._subscriptions.ask(command)
+        elif isinstance(command, ChangeQuota):
+            self._send_request(xprt.limit_change(xprt.QUOTA_RECONFIG, command.quota))
+        elif isinstance(command, ChangeRate):
+            self._send_request(xprt.limit_change(xprt.RATE_RECONFIG, command.rate))
+        elif isinstance(command, (AnswerSubscribe, AnswerUnsubscribe)):
+            self._subscriptions.answer(command)
         else:
-            answers = isinstance(command, AnswerSubscribe)
-            code = xprt.MSG_SUB_REPLY if answers else xprt.MSG_UNSUB_REPLY
-            self._send_request(msg.subscription_reply(command.xid, code, command.rc, command.text))
-
-    def _spend(self, size: int) -> None:
-        """Take a message's size off the peer's quota, or say why it cannot be sent."""
-        if self._publish_rc:
-            raise PublishError(self._publish_text, rc=self._publish_rc)
-        if self._credit is None:
-            return
-        if size > self._credit:
-            if self._never(size):
-                text = f"a message of {size} bytes is more than the peer's quota"
-                raise PublishError(text, rc=errno.EMSGSIZE)
-            raise PublishError("the peer's quota is used up", rc=errno.EAGAIN)
-        self._credit -= size
+            self._sets.send(command, now_us)
 
     def _send_request(self, request: bytes) -> None:
         self._output.append(zap.counted_frame(zap.SENDRECV, request))
@@ -461,7 +428,14 @@ class LdmsConnection:
     def _own_message(self, rail_gn: int) -> bytes:
         enabled = self._enabled if isinstance(self._enabled, bool) else self._enabled()
         own = xprt.ConnectionMessage(
-            self._auth_name, self._rate, self._quota, self._pid, rail_gn, enabled
+            self._auth_name,
+            self._rate,
+            self._quota,
+            self._pid,
+            rail_gn,
+            enabled,
+            self._endpoints,
+            self._endpoint,
         )
         return own.encode()
 
@@ -479,6 +453,7 @@ _OPEN: dict[int, _FrameAction] = {
     zap.SENDRECV: LdmsConnection._request_frame,
     zap.RENDEZVOUS: LdmsConnection._rendezvous_frame,
     zap.READ_REQ: LdmsConnection._read_frame,
+    zap.READ_RESP: LdmsConnection._read_answer_frame,
     zap.WRITE_REQ: LdmsConnection._write_frame,
     zap.REJECTED: LdmsConnection._late_rejected_frame,
 }
@@ -486,27 +461,16 @@ _COUNTED_KINDS = frozenset((zap.SENDRECV, zap.ACCEPTED, zap.REJECTED, zap.ACK_AC
 """Frames whose data, and not whose head, is what an action gets."""
 
 _REQUESTS: dict[int, _RequestAction] = {
-    xprt.DIR: LdmsConnection._directory,
-    xprt.DIR_CANCEL: LdmsConnection._directory_cancelled,
-    xprt.LOOKUP: LdmsConnection._lookup,
     xprt.SEND_MSG: LdmsConnection._daemon_request,
     xprt.AUTH_MSG: LdmsConnection._late_authentication,
-    xprt.SET_DELETE: LdmsConnection._set_deleted,
     xprt.SEND_QUOTA: LdmsConnection._credit_returned,
+    xprt.QUOTA_RECONFIG: LdmsConnection._quota_changed,
+    xprt.RATE_RECONFIG: LdmsConnection._rate_changed,
     xprt.MSG: LdmsConnection._message,
-    xprt.MSG_SUB: LdmsConnection._subscribe,
-    xprt.MSG_UNSUB: LdmsConnection._unsubscribe,
-    xprt.MSG_SUB_REPLY: LdmsConnection._subscribe_answered,
-    xprt.MSG_UNSUB_REPLY: LdmsConnection._unsubscribe_answered,
 }
 _IGNORED = {
-    xprt.REQ_NOTIFY: "notify",
-    xprt.CANCEL_NOTIFY: "cancel_notify",
-    xprt.CANCEL_PUSH: "cancel_push",
     xprt.QGROUP_ASK: "quota_group",
     xprt.QGROUP_DONATE: "quota_group",
     xprt.QGROUP_DONATE_BACK: "quota_group",
-    xprt.QUOTA_RECONFIG: "quota_reconfig",
-    xprt.RATE_RECONFIG: "rate_reconfig",
 }
 """Requests that have no answer in the protocol, and what they are counted as."""

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ldmsjob.wire.setevents import SetCommand, SetEvent
+
 STRING, JSON, AVRO = 0, 1, 2
 """Message types. Others are passed on unchanged."""
 
@@ -150,6 +152,18 @@ class CreditReturned(msgspec.Struct, frozen=True, gc=False):
     rc: int
 
 
+class QuotaChanged(msgspec.Struct, frozen=True, gc=False):
+    """The peer wants another quota. This connection knows already, others of its rail do not."""
+
+    quota: int
+
+
+class RateChanged(msgspec.Struct, frozen=True, gc=False):
+    """The peer wants another rate. This connection knows already, others of its rail do not."""
+
+    rate: int
+
+
 class Refused(msgspec.Struct, frozen=True, gc=False):
     """A request that was answered with a refusal, or a message that was dropped; for counting."""
 
@@ -166,7 +180,10 @@ WireEvent = (
     | SubscribeAnswered
     | UnsubscribeAnswered
     | CreditReturned
+    | QuotaChanged
+    | RateChanged
     | Refused
+    | SetEvent
 )
 
 
@@ -228,6 +245,28 @@ class AnswerUnsubscribe(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
+class ChangeQuota(msgspec.Struct, frozen=True, gc=False):
+    """Have the peer keep to another quota from now on. Not from or to -1 with C peers, which lose
+    count then. On a rail it is sent on endpoint 0 and is for each endpoint."""
+
+    quota: int
+
+
+class ChangeRate(msgspec.Struct, frozen=True, gc=False):
+    """Have the peer keep to another rate from now on. On a rail as for ``ChangeQuota``."""
+
+    rate: int
+
+
 WireCommand = (
-    Publish | Forward | ReturnCredit | Subscribe | Unsubscribe | AnswerSubscribe | AnswerUnsubscribe
+    Publish
+    | Forward
+    | ReturnCredit
+    | Subscribe
+    | Unsubscribe
+    | AnswerSubscribe
+    | AnswerUnsubscribe
+    | ChangeQuota
+    | ChangeRate
+    | SetCommand
 )

@@ -204,6 +204,16 @@ def tag_hash(channel: bytes) -> bytes:
     return value.to_bytes(4, "little")
 
 
+def hash_of_channel(channel: str) -> int:
+    """The hash of a channel name as a number."""
+    return int.from_bytes(tag_hash(wire_text(channel)[:-1]), "little")
+
+
+def hash_of_message(message: Message) -> int:
+    """The hash in a message that a link brought. Whoever published it may have put anything."""
+    return int.from_bytes(_TAG_HASH.unpack_from(message.image, 0)[0], "little")
+
+
 def publish_frame(command: Publish, number: int, now_us: int) -> bytes:
     """The frame of a message of our own. Raises ``PublishError``: rc 90 too long, 22 bad name."""
     tag = wire_text(command.channel)

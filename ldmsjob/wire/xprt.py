@@ -37,7 +37,10 @@ FIRST_REPLY = 0x101
 LAST_REPLY = 0x7FFF_FFFF
 DIR_REPLY = 0x101
 DIR_CANCEL_REPLY = 0x102
+DIR_UPDATE_REPLY = 0x103
 LOOKUP_REPLY = 0x104
+REQ_NOTIFY_REPLY = 0x105
+PUSH_REPLY = 0x108
 SET_DELETE_REPLY = 0x10A
 MSG_SUB_REPLY = 0x10B
 MSG_UNSUB_REPLY = 0x10C
@@ -63,12 +66,8 @@ REQUEST_HEAD = Struct("xid" / Bytes(8), "command" / Int32ub, "request_len" / Int
 REPLY_HEAD = Struct(*REQUEST_HEAD.subcons, "rc" / Int32ub)
 COUNTED_REQUEST = Struct(*REQUEST_HEAD.subcons, "payload_len" / Int32ub)
 """SEND_MSG and AUTH_MSG, in front of their payload."""
-DIR_REPLY_HEAD = Struct(
-    *REPLY_HEAD.subcons, "dir_type" / Int32ub, "more" / Int32ub, "json_len" / Int32ub
-)
-SET_DELETE_REPLY_BODY = Struct(
-    *REPLY_HEAD.subcons, "received_sec" / Int64ub, "received_nsec" / Int64ub
-)
+RECONFIG = Struct(*REQUEST_HEAD.subcons, "limit" / Int64sb)
+"""QUOTA_RECONFIG and RATE_RECONFIG: the new quota or rate, from now on."""
 
 NO_XID = bytes(8)
 """For requests that get no reply."""
@@ -78,8 +77,7 @@ _REQUEST = flat_struct(REQUEST_HEAD)
 _REPLY = flat_struct(REPLY_HEAD)
 _COUNTED = flat_struct(COUNTED_REQUEST)
 _PAYLOAD_LEN = flat_struct(COUNTED_REQUEST, only=("payload_len",))
-_DIR_REPLY = flat_struct(DIR_REPLY_HEAD)
-_SET_DELETE_REPLY = flat_struct(SET_DELETE_REPLY_BODY)
+_RECONFIG = flat_struct(RECONFIG)
 
 REQUEST_BYTES = _REQUEST.size
 REPLY_BYTES = _REPLY.size
@@ -150,8 +148,8 @@ def _decode(message: bytes) -> ConnectionMessage | None:
 def read_connect(message: bytes, auth_name: str) -> ConnectionMessage:
     """What a peer that connects to us says of itself.
 
-    The checks and their order are those of the C daemon; then come what is not supported here.
-    Raises ``ConnectionRefused``.
+    The checks and their order are those of the C daemon. What concerns the other connections of
+    a rail is left to ``ldmsjob.wire.rail``. Raises ``ConnectionRefused``.
     """
     _check_identity(message, auth_name)
     peer = _decode(message)
@@ -159,14 +157,15 @@ def read_connect(message: bytes, auth_name: str) -> ConnectionMessage:
         raise ConnectionRefused("Bad msg")
     if peer.endpoints <= 0:
         raise ConnectionRefused("passive rail create error: 22")
-    if peer.endpoint >= peer.endpoints:
-        last = peer.endpoints - 1
-        raise ConnectionRefused(f"bad ep_idx {peer.endpoint} (should be in 0..{last} range)")
-    if peer.endpoints > 1:
-        raise ConnectionRefused("rails of more than one endpoint are not supported")
-    if peer.rate != UNLIMITED:
-        raise ConnectionRefused("connection rate limits are not supported")
+    if peer.endpoints == 1:
+        check_index(peer.endpoint, 1)
     return peer
+
+
+def check_index(index: int, endpoints: int) -> None:
+    """Raises ``ConnectionRefused`` for a connection that is out of its rail's range."""
+    if index >= endpoints:
+        raise ConnectionRefused(f"bad ep_idx {index} (should be in 0..{endpoints - 1} range)")
 
 
 def read_accepted(message: bytes, auth_name: str) -> PeerInfo:
@@ -210,18 +209,19 @@ def counted_request(command: int, payload: bytes) -> bytes:
     return _COUNTED.pack(NO_XID, command, _COUNTED.size + size, size) + payload
 
 
+def limit_change(command: int, limit: int) -> bytes:
+    """A QUOTA_RECONFIG or a RATE_RECONFIG; -1 is unlimited."""
+    return _RECONFIG.pack(NO_XID, command, _RECONFIG.size, limit)
+
+
+def read_limit_change(data: bytes, at: int, stop: int) -> int:
+    """The new limit in the QUOTA_RECONFIG or RATE_RECONFIG that is ``data[at:stop]``."""
+    if stop - at != _RECONFIG.size:
+        raise PeerError("change of a limit of a wrong length")
+    limit: int = _RECONFIG.unpack_from(data, at)[-1]
+    return limit
+
+
 def plain_reply(xid: bytes, command: int, rc: int) -> bytes:
     """A reply of which there is only the head."""
     return _REPLY.pack(xid, command, _REPLY.size, rc)
-
-
-def dir_error(xid: bytes, rc: int) -> bytes:
-    """The reply to a DIR that fails: an empty list."""
-    return _DIR_REPLY.pack(xid, DIR_REPLY, _DIR_REPLY.size, rc, 0, 0, 0)
-
-
-def set_delete_reply(xid: bytes, now_us: int) -> bytes:
-    """The reply to a SET_DELETE: we do not use that set (any more)."""
-    seconds, micros = divmod(now_us, 1_000_000)
-    size = _SET_DELETE_REPLY.size
-    return _SET_DELETE_REPLY.pack(xid, SET_DELETE_REPLY, size, 0, seconds, micros * 1000)

@@ -47,8 +47,6 @@ MAX_PAYLOAD = MAX_FRAME - 40
 VERSION = bytes((1, 3, 1, 0))
 SIGNATURE = b"SOCKET\0\0"
 
-REMOTE_MAP = 17
-"""Status of a READ_RESP: no such region."""
 REMOTE_PERMISSION = 19
 """Status of a WRITE_RESP: not allowed."""
 
@@ -92,7 +90,12 @@ _HEAD = flat_struct(FRAME_HEAD, only=("kind", "length"))
 _IDENTITY = flat_struct(FRAME_HEAD, only=("frame_xid", "ctxt"))
 _COUNTED = flat_struct(COUNTED_HEAD)
 _CONNECT = flat_struct(CONNECT_HEAD)
+_READ_REQUEST = flat_struct(READ_REQUEST)
+_READ_REQUEST_FIELDS = flat_struct(
+    READ_REQUEST, only=("frame_xid", "ctxt", "key", "address", "data_len")
+)
 _READ_RESPONSE = flat_struct(READ_RESPONSE_HEAD)
+_READ_RESPONSE_FIELDS = flat_struct(READ_RESPONSE_HEAD, only=("frame_xid", "ctxt", "status"))
 _WRITE_RESPONSE = flat_struct(WRITE_RESPONSE)
 _CONNECT_FIELDS = flat_struct(CONNECT_HEAD, only=("version", "signature"))
 
@@ -115,16 +118,18 @@ _SIZES = {
 }
 
 
-def read_head(data: bytes, at: int, limit: int) -> tuple[int, int]:
+def read_head(data: bytes, at: int, limit: int, read_limit: int | None = None) -> tuple[int, int]:
     """Kind and length of the frame at ``at``, of which at least ``HEAD_BYTES`` are there.
 
     Raises ``PeerError`` for a kind that does not exist, and for a length that is not possible or
-    above ``limit``.
+    above ``limit``; for a READ_RESP above ``read_limit`` where there is one.
     """
     kind, length = _HEAD.unpack_from(data, at)
     size = _SIZES.get(kind)
     if size is None:
         raise PeerError(f"frame of unknown kind {kind}")
+    if kind == READ_RESP and read_limit is not None:
+        limit = read_limit
     if not size[0] <= length <= limit:
         raise PeerError(f"{NAMES[kind]} frame of {length} bytes")
     return kind, length
@@ -173,11 +178,27 @@ def rejected_frame(reason: str) -> bytes:
     return counted_frame(REJECTED, reason.encode("ascii") + b"\0")
 
 
-def refuse_read(data: bytes, at: int) -> bytes:
-    """The answer to the READ_REQ frame at ``at``: there is no such region."""
-    xid, ctxt = _IDENTITY.unpack_from(data, at)
-    size = _READ_RESPONSE.size
-    return _READ_RESPONSE.pack(READ_RESP, 0, size, xid, ctxt, REMOTE_MAP, bytes(8), 0)
+def read_request_frame(xid: bytes, ctxt: bytes, key: bytes, address: int, size: int) -> bytes:
+    """A READ_REQ frame."""
+    return _READ_REQUEST.pack(READ_REQ, 0, _READ_REQUEST.size, xid, ctxt, key, address, size)
+
+
+def read_request_fields(data: bytes, at: int) -> tuple[bytes, bytes, bytes, int, int]:
+    """Xid, context, key, address and length of the READ_REQ frame at ``at``."""
+    return _READ_REQUEST_FIELDS.unpack_from(data, at)
+
+
+def read_response_frame(xid: bytes, ctxt: bytes, status: int, data: bytes | memoryview) -> bytes:
+    """A READ_RESP frame."""
+    size = len(data)
+    length = _READ_RESPONSE.size + size
+    head = _READ_RESPONSE.pack(READ_RESP, 0, length, xid, ctxt, status, bytes(8), size)
+    return b"".join((head, data))
+
+
+def read_response_fields(data: bytes, at: int) -> tuple[bytes, bytes, int]:
+    """Xid, context and status of the READ_RESP frame at ``at``."""
+    return _READ_RESPONSE_FIELDS.unpack_from(data, at)
 
 
 def refuse_write(data: bytes, at: int) -> bytes:
