@@ -428,7 +428,7 @@ class Reader:
 
     def _new_grant(self, metric_set: MetricSet) -> Grant:
         while True:
-            # Numbers come again only after four milliards of lookups on one link.
+            # Numbers come again only after two milliards of sets on one link.
             self._number = self._number % 0x7FFFFFFF + 1
             grant = Grant(self, metric_set, self._number)
             if grant.key not in self._by_key:

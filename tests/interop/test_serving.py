@@ -42,6 +42,7 @@ config name=jobmgr_slurm linger={linger}
 jobmgr_start name=jobmgr_slurm
 """
 AGGREGATOR = """
+set_memory size=64m
 prdcr_add name=ours host=127.0.0.1 port={port} xprt=sock type=active interval=1000000
 prdcr_start name=ours
 updtr_add name=all interval=1000000 offset=0
@@ -270,7 +271,9 @@ class AggregatorTests(ServingTestCase):
             await deferLater(reactor, 1)
         rate = (stats.get("reads") - before) / (reactor.seconds() - begun)
         await self.wait_for(lambda: self.all_updated(port), "the sets after a minute", 6)
-        self.assertTrue(await self.same(port))
+        some = {name: printed for name, printed in self.ours().items() if name.endswith("55")}
+        self.assertEqual(len(some), 10)
+        self.assertEqual(parsed(await self.ls("-l", "-E", "55$", port=port)), some)
         self.assertIsNone(program.status)
         self.assertGreater(rate, 950)
         self.assertEqual(len(self.daemon.registry), 1000)
