@@ -41,6 +41,7 @@ setup(
     entry_points={"console_scripts": ["ldmsjob = ldmsjob.cli.main:main"]},
     install_requires=[
         "construct>=2.10.70",
+        "google-re2>=1.1",
         "msgspec>=0.18.6",
         "rich>=13",
         "twisted>=24.7",
