@@ -31,8 +31,15 @@ from ldmsjob.instances import (
     OrderedServices,
     PluginInstance,
     SamplerInstance,
+    SubscriberInstance,
 )
-from ldmsjob.interfaces import IAuthenticator, IJobManagerFactory, ITransport, LinkSettings
+from ldmsjob.interfaces import (
+    IAuthenticator,
+    IJobManagerFactory,
+    ISubscriberFactory,
+    ITransport,
+    LinkSettings,
+)
 from ldmsjob.jobservice import JobService
 from ldmsjob.links import LinkSite
 from ldmsjob.loader import Loader, check_attributes
@@ -303,18 +310,23 @@ class Daemon(OrderedServices):
     def load(self, name: str, plugin: str) -> PluginInstance:
         """Make an instance. Raises ``ConfigError``: 2 no such plugin, 17 the name is in use."""
         factory = self.loader.find("plugin", plugin)
-        is_job_manager = IJobManagerFactory.providedBy(factory)
-        group = self.job_managers if is_job_manager else self.samplers
+        kind, group = self._kind_of(factory)
         if name in group.namedServices:
             raise ConfigError(
                 f"there is an instance '{name}' already",
                 rc=errno.EEXIST,
                 hint=f"choose another name: load name=… plugin={plugin}",
             )
-        kind = JobManagerInstance if is_job_manager else SamplerInstance
         instance: PluginInstance = kind(self.core, factory, name)
         instance.setServiceParent(group)
         return instance
+
+    def _kind_of(self, factory: Any) -> tuple[Any, OrderedServices]:
+        if IJobManagerFactory.providedBy(factory):
+            return JobManagerInstance, self.job_managers
+        if ISubscriberFactory.providedBy(factory):
+            return SubscriberInstance, self.samplers
+        return SamplerInstance, self.samplers
 
     def instance(self, name: str) -> Any:
         """The sampler or job manager instance of that name. Raises ``ConfigError`` with rc 2."""
@@ -326,8 +338,13 @@ class Daemon(OrderedServices):
     def sampler(self, name: str) -> SamplerInstance:
         """The sampler instance of that name. Raises ``ConfigError``: 2, or 22 if it is none."""
         found = self.samplers.namedServices.get(name)
-        if found is not None:
+        if isinstance(found, SamplerInstance):
             return found
+        if found is not None:
+            raise ConfigError(
+                f"'{name}' is not a sampler",
+                hint="subscribers take job events as they come; there is nothing to start",
+            )
         if name in self.job_managers.namedServices:
             raise ConfigError(
                 f"'{name}' is not a sampler",

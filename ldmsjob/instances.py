@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from ldmsjob.contexts import Core, JobManagerContext, SamplerContext
 from ldmsjob.errors import Busy, ChannelTaken, ConfigError, LdmsJobError, SetExists
+from ldmsjob.interfaces import AttributeSpec
 from ldmsjob.jobsets import JOB_SET_ATTRIBUTES, JobSetPolicy
 from ldmsjob.loader import check_attributes
 from ldmsjob.sampling import Sampling
@@ -28,6 +29,11 @@ STOP_SECONDS = 5.0
 State = Literal["loaded", "configured", "starting", "started", "stopping", "failed"]
 
 _ERROR_NUMBERS = {Busy: errno.EBUSY, ChannelTaken: errno.EEXIST, SetExists: errno.EEXIST}
+SUBSCRIBER_ATTRIBUTES = (
+    AttributeSpec("replay", "First get the starts of what runs already.", "boolean", "false"),
+)
+"""What ``config`` of every subscriber accepts, whatever else it does."""
+
 _JOB_SET_NAMES = frozenset(spec.name for spec in JOB_SET_ATTRIBUTES)
 
 
@@ -152,7 +158,7 @@ class PluginInstance(Service):
                 self._failed("start", failure)
             return self._release()
 
-        self._begun = maybeDeferred(self.plugin.start)
+        self._begun = maybeDeferred(self._start_plugin)
         self._begun.addCallbacks(succeeded, failed)
         at_once = False
         if problem is not None:
@@ -161,6 +167,9 @@ class PluginInstance(Service):
             except ConfigError as error:
                 error.where = self.where
                 raise
+
+    def _start_plugin(self) -> Any:
+        return self.plugin.start()
 
     def _end(self) -> Deferred[Any]:
         """Stop the plugin; while that is under way, what was begun before. Never fails."""
@@ -288,39 +297,91 @@ class JobManagerInstance(PluginInstance):
         return result
 
 
-class SamplerInstance(PluginInstance):
-    """An instance of a sampler plugin.
+class ReactingInstance(PluginInstance):
+    """An instance that starts as soon as it is configured and the daemon runs."""
 
-    Its plugin starts as soon as it is configured and the daemon runs; readings at an interval come
-    on top when `start` asks for them.
-    """
-
-    kind = "sampler"
+    context: SamplerContext
 
     def __init__(self, core: Core, factory: Any, name: str) -> None:
-        self.sampling: Sampling | None = None
-        context = SamplerContext(core, name, f"sampler.{factory.name}.{name}")
+        context = SamplerContext(core, name, f"{self.kind}.{factory.name}.{name}")
         super().__init__(core, factory, name, context)
 
     def configure(self, given: Mapping[str, str | None], where: str) -> None:
         """Take the attributes of `config`; starts the plugin when the daemon runs."""
-        if self.sampling is not None or self.state in ("starting", "started", "stopping"):
+        if self.state in ("starting", "started", "stopping"):
             raise self._error("config", errno.EBUSY, "it is running", f"term name={self.name}")
-        attributes = check_attributes(
-            self.factory.attributes, given, f"plugin '{self.factory.name}'"
-        )
-        self._call("config", lambda: self.plugin.configure(attributes))
+        self._take(given, f"plugin '{self.factory.name}'")
         self.state = "configured"
         self.where = where
         if self.running:
             self._begin()
 
+    def _take(self, given: Mapping[str, str | None], subject: str) -> None:
+        attributes = check_attributes(self.factory.attributes, given, subject)
+        self._call("config", lambda: self.plugin.configure(attributes))
+
     def describe(self) -> str:
         """What it would do when the daemon runs, for people."""
         will = "starts" if self.state == "configured" else "loaded, not configured"
+        return f"{self.kind} {self.name} (plugin {self.factory.name}): {will}"
+
+    def check_terminable(self) -> None:
+        """It may always be terminated."""
+
+    def terminated(self) -> None:
+        """It is gone."""
+
+    def startService(self) -> None:
+        """Start the plugin if it is configured."""
+        super().startService()
+        if self.state == "configured":
+            self._begin()
+
+    def _before_stop(self) -> Deferred[Any]:
+        return self.context.close_subscriptions()
+
+    def _release(self) -> Deferred[Any]:
+        self.context.withdraw_sets()
+        return self.context.close_subscriptions()
+
+
+class SubscriberInstance(ReactingInstance):
+    """An instance of a subscriber plugin: gets job events from its start on."""
+
+    kind = "subscriber"
+    replay = False
+
+    def _take(self, given: Mapping[str, str | None], subject: str) -> None:
+        own = {spec.name for spec in SUBSCRIBER_ATTRIBUTES}
+        for_plugin = {name: value for name, value in given.items() if name not in own}
+        attributes = check_attributes(self.factory.attributes, for_plugin, subject, also=own)
+        for_us = {name: value for name, value in given.items() if name in own}
+        replay = check_attributes(SUBSCRIBER_ATTRIBUTES, for_us, subject)["replay"]
+        self._call("config", lambda: self.plugin.configure(attributes))
+        self.replay = replay == "true"
+
+    def _start_plugin(self) -> Any:
+        return maybeDeferred(self.plugin.start).addCallback(self._subscribe)
+
+    def _subscribe(self, _: object) -> None:
+        self.context.subscribe_jobs(self.plugin, replay=self.replay)
+
+
+class SamplerInstance(ReactingInstance):
+    """An instance of a sampler plugin: takes readings when `start` asks for them."""
+
+    kind = "sampler"
+
+    def __init__(self, core: Core, factory: Any, name: str) -> None:
+        self.sampling: Sampling | None = None
+        super().__init__(core, factory, name)
+
+    def describe(self) -> str:
+        """What it would do when the daemon runs, for people."""
+        text = super().describe()
         if self.sampling is not None:
-            will += f", sampling every {self.sampling.interval_us / 1e6:g} s"
-        return f"sampler {self.name} (plugin {self.factory.name}): {will}"
+            text += f", sampling every {self.sampling.interval_us / 1e6:g} s"
+        return text
 
     def check_samplable(self) -> None:
         """Raise ``ConfigError`` 16 when it is sampling already or not configured."""
@@ -376,14 +437,9 @@ class SamplerInstance(PluginInstance):
         if self.sampling is not None:
             raise self._error("term", errno.EBUSY, "it is running", f"stop name={self.name}")
 
-    def terminated(self) -> None:
-        """It is gone."""
-
     def startService(self) -> None:
         """Start the plugin if it is configured, and its readings if a command asked for them."""
         super().startService()
-        if self.state == "configured":
-            self._begin()
         if self.sampling is not None:
             self.sampling.start()
 
@@ -392,12 +448,3 @@ class SamplerInstance(PluginInstance):
         if self.sampling is not None:
             self.sampling.stop()
         return super().stopService()
-
-    def _before_stop(self) -> Deferred[Any]:
-        result: Deferred[Any] = self.context.close_subscriptions()
-        return result
-
-    def _release(self) -> Deferred[Any]:
-        self.context.withdraw_sets()
-        result: Deferred[Any] = self.context.close_subscriptions()
-        return result

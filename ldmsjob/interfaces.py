@@ -77,8 +77,8 @@ class IPluginFactory(Interface):
     def create(context: Any) -> Any:
         """A new, unconfigured instance. Import heavy modules here, not at module level.
 
-        ``context`` is an ``IJobManagerContext`` or ``ISamplerContext``, according to the kind of
-        factory; for transports and authenticators an ``IPluginContext``.
+        ``context`` is an ``IJobManagerContext``, for samplers and subscribers an
+        ``ISamplerContext``, for transports and authenticators an ``IPluginContext``.
         """
 
 
@@ -88,6 +88,10 @@ class IJobManagerFactory(IPluginFactory):
 
 class ISamplerFactory(IPluginFactory):
     """Makes ``ISampler``."""
+
+
+class ISubscriberFactory(IPluginFactory):
+    """Makes ``ISubscriber``. ``config`` also accepts ``replay``, which the daemon takes."""
 
 
 class ITransportFactory(IPluginFactory):
@@ -287,6 +291,20 @@ class IJobSubscriber(Interface):
 
     def subscription_closed() -> None:
         """The last call, exactly once."""
+
+
+class ISubscriber(IConfigurable, IJobSubscriber):
+    """A plugin that does nothing but take job events: the daemon subscribes it."""
+
+    def start() -> Deferred[None] | None:
+        """Called once, when it is configured and the daemon runs. Open here what is needed.
+
+        Job events follow; with ``replay=true`` first the start events of what runs already. Raise
+        ``ConfigError`` if it cannot.
+        """
+
+    def stop() -> Deferred[None] | None:
+        """The last call, after ``subscription_closed``: close what is open."""
 
 
 class ILink(Interface):

@@ -24,11 +24,12 @@ from ldmsjob.interfaces import (
     IJobManagerFactory,
     IPluginFactory,
     ISamplerFactory,
+    ISubscriberFactory,
     ITransportFactory,
 )
 
 KINDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    ("plugin", (IJobManagerFactory, ISamplerFactory)),
+    ("plugin", (IJobManagerFactory, ISamplerFactory, ISubscriberFactory)),
     ("transport", (ITransportFactory,)),
     ("authentication plugin", (IAuthenticatorFactory,)),
 )

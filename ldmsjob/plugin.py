@@ -28,6 +28,7 @@ from ldmsjob.interfaces import (
     IAuthenticatorFactory,
     IJobManagerFactory,
     ISamplerFactory,
+    ISubscriberFactory,
     ITransportFactory,
 )
 
@@ -59,6 +60,11 @@ class JobManagerFactory(PluginFactory):
 @implementer(IPlugin, ISamplerFactory)
 class SamplerFactory(PluginFactory):
     """Declares a sampler; ``maker`` is called with an ``ISamplerContext``."""
+
+
+@implementer(IPlugin, ISubscriberFactory)
+class SubscriberFactory(PluginFactory):
+    """Declares a subscriber of job events; ``maker`` is called with an ``ISamplerContext``."""
 
 
 @implementer(IPlugin, ITransportFactory)

@@ -54,6 +54,8 @@ from ldmsjob.interfaces import (
     IJobManagerFactory,
     ISampler,
     ISamplerFactory,
+    ISubscriber,
+    ISubscriberFactory,
 )
 from ldmsjob.jobservice import JobService
 from ldmsjob.jobsets import JobSetPolicy
@@ -288,7 +290,7 @@ def verify_plugin(
     *,
     daemon: FakeDaemon | None = None,
 ) -> Any:
-    """Check a job manager's or sampler's factory, make an instance, check and configure it.
+    """Check a factory of job managers, samplers or subscribers; make, check, configure one.
 
     ``attributes`` are what a user writes behind ``config``; they are checked as the daemon does.
     Returns the configured instance, not started; its context is a fake one on ``daemon``. Raises
@@ -303,10 +305,11 @@ def verify_plugin(
         verifyObject(IJobManager, plugin)
         context.resource_manager = plugin.resource_manager
     else:
-        verifyObject(ISamplerFactory, factory)
+        is_subscriber = ISubscriberFactory.providedBy(factory)
+        verifyObject(ISubscriberFactory if is_subscriber else ISamplerFactory, factory)
         context = FakeSamplerContext(daemon)
         plugin = factory.create(context)
-        verifyObject(ISampler, plugin)
+        verifyObject(ISubscriber if is_subscriber else ISampler, plugin)
     checked = check_attributes(factory.attributes, attributes or {}, f"plugin '{factory.name}'")
     plugin.configure(checked)
     return plugin

@@ -6,10 +6,23 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from ldmsjob.daemon import Daemon
-from ldmsjob.interfaces import AttributeSpec, IJobManager, IListener, ISampler, ITransport
+from ldmsjob.interfaces import (
+    AttributeSpec,
+    IJobManager,
+    IListener,
+    ISampler,
+    ISubscriber,
+    ITransport,
+)
 from ldmsjob.interpreter import Interpreter
 from ldmsjob.loader import Loader
-from ldmsjob.plugin import JobManagerFactory, SamplerFactory, TransportFactory
+from ldmsjob.plugin import (
+    JobManagerFactory,
+    SamplerFactory,
+    SubscriberFactory,
+    TransportFactory,
+)
+from ldmsjob.subscriber import JobSubscriber
 
 ATTRIBUTES = (AttributeSpec("colour", "Any.", default="red"), AttributeSpec("size", "Any."))
 
@@ -56,6 +69,19 @@ class FakeSampler(Recorder):
         return self._did("sample", now)
 
 
+@implementer(ISubscriber)
+class FakeSubscriber(Recorder, JobSubscriber):
+    """A subscriber that records starts of jobs."""
+
+    def job_started(self, event):
+        """Recorded."""
+        return self._did("job_started", event.origin)
+
+    def subscription_closed(self):
+        """Recorded."""
+        return self._did("subscription_closed")
+
+
 @implementer(IListener)
 class FakeListener(Service):
     """Records its life in its transport."""
@@ -98,11 +124,12 @@ class FakeTransport(Recorder):
 
 
 def loader():
-    """What comes along, and the fakes ``jm``, ``sampler`` and the transport ``wire``."""
+    """What comes along; the fakes ``jm``, ``sampler``, ``subscriber``; the transport ``wire``."""
     result = Loader()
     for kind, name, maker in (
         (JobManagerFactory, "jm", "FakeJobManager"),
         (SamplerFactory, "sampler", "FakeSampler"),
+        (SubscriberFactory, "subscriber", "FakeSubscriber"),
         (TransportFactory, "wire", "FakeTransport"),
     ):
         result.add(kind(name, "A fake.", ATTRIBUTES, f"tests.daemons:{maker}"), __file__)

@@ -398,3 +398,53 @@ class SamplerTests(SynchronousTestCase):
         self.rig.clock.advance(1)
         self.assertEqual(names(plugin)[-1], "sample")
         plugin.behave["start"] = succeed(None)
+
+
+class SubscriberTests(SynchronousTestCase):
+    """``SubscriberInstance``."""
+
+    def setUp(self):
+        """A job manager and a subscriber, configured."""
+        self.rig = Rig(self)
+        self.rig.read(
+            "msg_enable\nload name=a plugin=jm\nconfig name=a\njobmgr_start name=a\n"
+            "load name=u plugin=subscriber\nconfig name=u size=2 replay=true\n"
+        )
+        self.subscriber = self.rig.plugin("u")
+        self.manager = self.rig.plugin("a")
+
+    def start_job(self, job_id):
+        """Have the job manager tell of a job."""
+        self.manager.context.apply(JobInit(job_id, 1_000_000, 0, 0), 1_000_000)
+
+    def test_whole_life(self):
+        """Configured without the daemon's attribute; started, subscribed, closed, stopped."""
+        self.rig.start()
+        self.start_job("1")
+        self.successResultOf(self.rig.stop())
+        self.assertEqual(
+            self.subscriber.calls,
+            [
+                ("configure", {"colour": "red", "size": "2"}),
+                ("start",),
+                ("job_started", "message"),
+                ("subscription_closed",),
+                ("stop",),
+            ],
+        )
+
+    def test_replay(self):
+        """One that comes later first hears of what runs, if it wants to."""
+        self.rig.start()
+        self.start_job("1")
+        for name, replay, origins in (("v", "true", ["replay"]), ("w", "false", [])):
+            self.rig.run(f"load name={name} plugin=subscriber")
+            self.rig.run(f"config name={name} replay={replay}")
+            calls = self.rig.plugin(name).calls
+            self.assertEqual([call[1] for call in calls if call[0] == "job_started"], origins)
+
+    def test_nothing_to_sample(self):
+        """`start` says that it is not a sampler."""
+        error = self.assertRaises(ConfigError, self.rig.run, "start name=u interval=1s")
+        self.assertEqual(error.rc, 22)
+        self.assertIn("not a sampler", str(error))

@@ -7,7 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ldmsjob.interfaces import AttributeSpec, IJobManagerFactory, ISamplerFactory
+from ldmsjob.instances import SUBSCRIBER_ATTRIBUTES
+from ldmsjob.interfaces import (
+    AttributeSpec,
+    IJobManagerFactory,
+    ISamplerFactory,
+    ISubscriberFactory,
+)
 from ldmsjob.jobsets import JOB_SET_ATTRIBUTES
 from ldmsjob.loader import KINDS, Loader
 
@@ -61,6 +67,8 @@ def _find(loader: Loader, name: str) -> tuple[Any, str]:
 def _kind_word(factory: Any, kind: str) -> str:
     if IJobManagerFactory.providedBy(factory):
         return "job manager"
+    if ISubscriberFactory.providedBy(factory):
+        return "subscriber"
     return "sampler" if ISamplerFactory.providedBy(factory) else kind
 
 
@@ -84,6 +92,8 @@ def usage(factory: Any, kind: str, path: str) -> str:
         declared = {spec.name for spec in factory.attributes}
         others = [spec for spec in JOB_SET_ATTRIBUTES if spec.name not in declared]
         lines += _attribute_lines("Attributes of every job manager:", others)
+    elif word == "subscriber":
+        lines += _attribute_lines("Attributes of every subscriber:", SUBSCRIBER_ATTRIBUTES)
     return "\n".join(lines)
 
 
