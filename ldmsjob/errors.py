@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import errno
 
+PLUGIN_FAULTS = (Exception, SystemExit)
+"""What a call into a plugin may raise to its own harm only. ``sys.exit()``, which libraries for
+command lines call, must not end the daemon from there."""
+
 
 class LdmsJobError(Exception):
     """Base of all the errors below."""

@@ -16,6 +16,7 @@ from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ldmsjob.errors import PLUGIN_FAULTS
 from ldmsjob.events import (
     EventsLost,
     JobEnded,
@@ -122,24 +123,26 @@ class Subscription:
         self._running = True
         delivered = 0
         queue, calls = self.queue, self._calls
-        while queue or self._lost is not None:
-            event: JobEvent | EventsLost
-            if self._lost is None:
-                event = queue.popleft()
-                delivered += 1
-            else:
-                event, self._lost = self._lost, None
-            try:
-                result = calls[type(event)](event)
-                if result is None:
-                    if self._failures:
-                        self._failures = 0
-                elif self._must_wait(result):
-                    break
-            except Exception:
-                self._failed()
-        self._counters["delivered"] += delivered
-        self._running = False
+        try:
+            while queue or self._lost is not None:
+                event: JobEvent | EventsLost
+                if self._lost is None:
+                    event = queue.popleft()
+                    delivered += 1
+                else:
+                    event, self._lost = self._lost, None
+                try:
+                    result = calls[type(event)](event)
+                    if result is None:
+                        if self._failures:
+                            self._failures = 0
+                    elif self._must_wait(result):
+                        break
+                except PLUGIN_FAULTS:
+                    self._failed()
+        finally:
+            self._counters["delivered"] += delivered
+            self._running = False
         if self._closing and not self.waiting:
             self._finish()
 
@@ -162,7 +165,7 @@ class Subscription:
     def _failed_later(self, failure: Failure) -> None:
         try:
             failure.raiseException()
-        except Exception:
+        except PLUGIN_FAULTS:
             self._failed()
 
     def _failed(self) -> None:
@@ -193,7 +196,7 @@ class Subscription:
         self._fanout.forget(self)
         try:
             self._subscriber.subscription_closed()
-        except Exception:
+        except PLUGIN_FAULTS:
             self._failed()
         closers, self._closers = self._closers, []
         for closed in closers:

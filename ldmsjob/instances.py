@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ldmsjob.contexts import Core, JobManagerContext, SamplerContext
-from ldmsjob.errors import Busy, ChannelTaken, ConfigError, LdmsJobError, SetExists
+from ldmsjob.errors import PLUGIN_FAULTS, Busy, ChannelTaken, ConfigError, LdmsJobError, SetExists
 from ldmsjob.interfaces import AttributeSpec
 from ldmsjob.jobsets import JOB_SET_ATTRIBUTES, JobSetPolicy
 from ldmsjob.loader import check_attributes
@@ -119,7 +119,7 @@ class PluginInstance(Service):
         except LdmsJobError as error:
             rc = next((rc for kind, rc in _ERROR_NUMBERS.items() if isinstance(error, kind)), 22)
             raise self._error(what, rc, str(error)) from None
-        except Exception as error:
+        except PLUGIN_FAULTS as error:
             self._failed(what, Failure())
             rc = errno.ENOENT if isinstance(error, ImportError) else errno.EINVAL
             raise self._error(
@@ -186,7 +186,7 @@ class PluginInstance(Service):
             self._live = False
             try:
                 yield maybeDeferred(self.plugin.stop)
-            except Exception:
+            except PLUGIN_FAULTS:
                 self._failed("stop", Failure())
         yield self._release()
         self.state = "configured"

@@ -248,7 +248,8 @@ class ISampler(IConfigurable):
     def sample(now: float) -> Deferred[None] | None:
         """Take one reading. ``now`` is wall-clock seconds, aligned to interval and offset.
 
-        While a returned Deferred has not fired the following ticks are skipped and counted.
+        While a returned Deferred has not fired the following ticks are skipped and counted. May be
+        a coroutine function.
         """
 
     def stop() -> Deferred[None] | None:
@@ -261,8 +262,8 @@ class ISampler(IConfigurable):
 class IJobSubscriber(Interface):
     """One method per thing that can happen, so that a reader sees the whole life of a job here.
 
-    A method may return a Deferred: this subscriber's next event then waits for it, and nobody
-    else's does. ``ldmsjob.subscriber.JobSubscriber`` has them all doing nothing.
+    A method may return a Deferred, or be a coroutine function: this subscriber's next event then
+    waits for it, and nobody else's does. ``ldmsjob.subscriber.JobSubscriber`` has them all doing nothing.
     """
 
     def job_started(event: JobStarted) -> Deferred[None] | None:

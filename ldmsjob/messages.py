@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from ldmsjob.credentials import READ, InGroup, may_access, no_secondary_groups
 from ldmsjob.ere import Ere, EreError
-from ldmsjob.errors import ChannelTaken, ConfigError, PublishError
+from ldmsjob.errors import PLUGIN_FAULTS, ChannelTaken, ConfigError, PublishError
 from ldmsjob.interfaces import ILink, IRail, ISubscription
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.outlets import Held, Outlet, Route, Subscriber, Wish
@@ -237,7 +237,7 @@ class MessageHub:
         if local is not None:
             try:
                 local.receiver(message)
-            except Exception:
+            except PLUGIN_FAULTS:
                 self._receiver_failed(local)
         if not route.outlets and not route.wishes:
             return True
@@ -297,7 +297,7 @@ class MessageHub:
         if local is not None:
             try:
                 local.receiver(message)
-            except Exception:
+            except PLUGIN_FAULTS:
                 self._receiver_failed(local)
         command = Publish(channel=channel, data=data, kind=kind, uid=uid, gid=gid, perm=perm)
         self._hand_out(route, command, message, None)

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ldmsjob.errors import PLUGIN_FAULTS
 from ldmsjob.interfaces import IStats
 
 MAX_FAILURES = 10
@@ -29,7 +30,7 @@ class Sampling:
         clock: Any,
         interval_us: int,
         offset_us: int,
-        sample: Callable[[float], Deferred[None] | None],
+        sample: Callable[[float], Any],
         *,
         stats: IStats,
         log: Logger,
@@ -80,7 +81,9 @@ class Sampling:
         self._stats.add("samples")
         try:
             result = self._sample(due / 1e6)
-        except Exception:
+            if result is not None and not isinstance(result, Deferred):
+                result = Deferred.fromCoroutine(result)
+        except PLUGIN_FAULTS:
             self._failed(Failure())
             return
         if result is None:

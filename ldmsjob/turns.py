@@ -12,6 +12,8 @@ from types import TracebackType
 
 from twisted.logger import Logger
 
+from ldmsjob.errors import PLUGIN_FAULTS
+
 
 class Turn:
     """Collects calls until the outermost ``with turn:`` block ends.
@@ -51,5 +53,5 @@ class Turn:
         for call in calls:
             try:
                 call()
-            except Exception:
+            except PLUGIN_FAULTS:
                 self.log.failure("a call at the end of a turn failed: {call}", call=call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -262,6 +263,24 @@ class FailureTests(FanoutCase):
         self.fanout.post([event(number) for number in range(3 * MAX_FAILURES)])
         self.assertEqual(bad.got, list(range(3 * MAX_FAILURES)))
         self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_exit_hurts_only_itself(self) -> None:
+        """A subscriber that wants to end the process is one that fails."""
+
+        def leave(event: JobEvent) -> None:
+            if event.sequence == 1:
+                sys.exit(3)
+
+        leaver, other = Recorder(leave), Recorder()
+        self.fanout.subscribe(leaver, name="a")
+        self.fanout.subscribe(other, name="b")
+        self.fanout.post([event(1)])
+        self.fanout.post([event(2)])
+        self.assertEqual((leaver.got, other.got), ([1, 2], [1, 2]))
+        self.assertEqual(self.counter("failed"), 1)
+        self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
+        self.successResultOf(self.fanout.close())
+        self.assertEqual(leaver.got[-1], "closed")
 
     def test_failing_last_call(self) -> None:
         """``close`` fires although ``subscription_closed`` raises."""

@@ -1,5 +1,7 @@
 """Readings at an interval."""
 
+import sys
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import Logger
@@ -124,3 +126,48 @@ class SamplingTests(SynchronousTestCase):
         sampling.stop()
         self.clock.advance(5)
         self.assertEqual(self.times, [])
+
+    def test_coroutine(self):
+        """A reading may be a coroutine; the next tick waits for it."""
+        first = Deferred()
+        results = [first, None, None]
+
+        async def sample(now):
+            self.times.append(now)
+            await (results.pop(0) or Deferred.fromCoroutine(nothing()))
+
+        async def nothing():
+            pass
+
+        self.sampling(1_000_000, sample=sample)
+        self.clock.pump([1, 1])
+        self.assertEqual((self.times, self.stats.get("skipped")), ([1001.0], 1))
+        first.callback(None)
+        self.clock.pump([1, 1])
+        self.assertEqual(self.times, [1001.0, 1003.0, 1004.0])
+
+    def test_what_is_no_result(self):
+        """What can neither be waited for nor is None is a failure, as an attempt to exit is."""
+        for fault in (lambda now: 42, lambda now: sys.exit(1)):
+            sampling = self.sampling(1_000_000, sample=fault)
+            self.clock.advance(1)
+            sampling.stop()
+        self.assertEqual(self.stats.get("sample_failures"), 2)
+        self.assertEqual(self.stats.get("skipped"), 0)
+
+    def test_failures_in_a_row(self):
+        """A Deferred that fires well ends a row of failures, as a reading at once does."""
+        waiting = []
+
+        def sample(now):
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        self.sampling(1_000_000, sample=sample)
+        for number in range(2 * MAX_FAILURES):
+            self.clock.advance(1)
+            if number % MAX_FAILURES == MAX_FAILURES - 1:
+                waiting[-1].callback(None)
+            else:
+                waiting[-1].errback(ZeroDivisionError())
+        self.assertEqual(self.gave_up, 0)
