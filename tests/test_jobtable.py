@@ -164,6 +164,21 @@ class RunningJobTests(TableCase):
         self.assertEqual(self.job(1).facts.end_us, 15 * S)
         self.assertEqual(self.job(2).facts.uid, 100)
 
+    def test_repeated_step_that_is_over(self) -> None:
+        """The same start again is a repetition, also when the step's tasks have all ended."""
+        self.run_job()
+        self.apply(TaskExit("7", 0, 0, 0, 0, 12 * S, 500))
+        self.assertEqual(self.apply(StepInit("7", 0, 0, 10 * S)), [])
+        self.assertEqual(self.stats.get("repeated_step"), 1)
+
+    def test_later_start_of_a_step_without_tasks(self) -> None:
+        """A step of which nothing is known to have ended is not over."""
+        self.apply(JobInit("7", 10 * S))
+        self.apply(StepInit("7", 0, 0, 10 * S))
+        self.assertEqual(self.apply(StepInit("7", 0, 0, 11 * S)), [])
+        self.assertEqual(self.apply(StepExit("7", 0, 0, 12 * S)), ["step-"])
+        self.assertEqual(self.apply(StepInit("7", 0, 0, 13 * S))[-2:], ["(job+)", "step+"])
+
     def test_repeated_task(self) -> None:
         """The same task again, whatever its time."""
         self.run_job()
@@ -263,6 +278,12 @@ class LingeringJobTests(TableCase):
         self.assertEqual(self.apply(JobInit("7", 20 * S, 100, 200)), ["job+"])
         self.assertEqual(self.posted[-1].key.attempt, 2)
         self.assertFalse(self.job(2).facts.adopted)
+
+    def test_init_in_the_second_of_an_adopted_start(self) -> None:
+        """An adopted job's start was no init, so an init of that second repeats nothing."""
+        self.apply(StepInit("8", 0, 0, 10 * S))
+        self.apply(JobExit("8", 10 * S))
+        self.assertEqual(self.apply(JobInit("8", 10 * S)), ["job+"])
 
     def test_step_init_in_the_second_of_the_end(self) -> None:
         """The next attempt, adopted; who it belongs to is known from the first."""
