@@ -19,6 +19,7 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from ldmsjob import __version__
+from ldmsjob.cli.output import until_reader_leaves
 from ldmsjob.commands import OPTIONS, commands_of
 from ldmsjob.daemon import Daemon
 from ldmsjob.errors import ConfigError
@@ -68,7 +69,8 @@ class Options(usage.Options):
 
     def _take(self, letter: str, value: str) -> None:
         if letter in ("h", "help"):
-            print(self.getUsage())
+            with until_reader_leaves():
+                print(self.getUsage())
             raise SystemExit(0)
         if letter in ("V", "version"):
             print(f"ldmsjob {__version__}")
@@ -100,11 +102,14 @@ class Options(usage.Options):
 def _print_usage(name: str) -> int:
     from ldmsjob.cli.plugins import print_usage
 
-    try:
-        return print_usage([] if name in ("all", "sampler", "store") else [name])
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return error.rc
+    status = 0
+    with until_reader_leaves():
+        try:
+            status = print_usage([] if name in ("all", "sampler", "store") else [name])
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            status = error.rc
+    return status
 
 
 class StartFailed(SystemExit, Exception):
@@ -228,7 +233,10 @@ def makeService(options: Options) -> Program:
     from twisted.internet import reactor
 
     if options.check:
-        raise SystemExit(check(options, reactor))
+        status = 0
+        with until_reader_leaves():
+            status = check(options, reactor)
+        raise SystemExit(status)
     observer = LineObserver(Levels(), stamp_from(os.environ), sys.stdout)
     try:
         daemon = configure(options, reactor, os.environ, observer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ldmsjob.cli.demo_session import (
     pause_before,
 )
 from ldmsjob.cli.demo_table import Board, LiveView, PlainView, ended_how
+from ldmsjob.cli.output import WatchedOutput
 from ldmsjob.jobmgr.slurm import SlurmJobManager
 from ldmsjob.replay import recorded_messages
 from ldmsjob.testing import FakeDaemon, FakeJobManagerContext, replay
@@ -150,3 +152,21 @@ class DemoTests(TestCase):
         text = output.file.getvalue()
         self.assertIn("WRONG: job_ended: 12 events, expected 13", text)
         self.assertIn("WRONG: jobset_delete: 12 lines in the event file, expected 13", text)
+
+
+class WatchedOutputTests(SynchronousTestCase):
+    """Output whose reader may leave."""
+
+    def test_reader_leaves(self) -> None:
+        """It is told once; what is printed later goes nowhere, and raises nothing."""
+        read, write = os.pipe()
+        os.close(read)
+        left: list[str] = []
+        with open(write, "w", buffering=1, encoding="utf-8", closefd=False) as stream:
+            self.addCleanup(os.close, write)
+            output = WatchedOutput(stream, lambda: left.append("left"))
+            for text in ("a\n", "b\n"):
+                self.assertEqual(output.write(text), 2)
+                output.flush()
+            self.assertEqual(left, ["left"])
+            os.dup2(os.open(os.devnull, os.O_WRONLY), write)

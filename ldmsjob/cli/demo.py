@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -29,23 +29,35 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo until it ends or is interrupted; returns the exit status.
 
-    0: everything came out as it should; 1: something did not, or it could not be run.
+    0: everything came out as it should; 1: something did not, or it could not be run. Raises
+    ``BrokenPipeError`` when whoever reads the output leaves before its end.
     """
     from rich.console import Console
     from twisted.internet import reactor as installed_reactor
     from twisted.logger import globalLogBeginner
 
     from ldmsjob.cli.demo_session import Demo
+    from ldmsjob.cli.output import WatchedOutput
     from ldmsjob.errors import LdmsJobError
     from ldmsjob.logformat import Levels, LineObserver, stamp_from
 
     reactor: Any = installed_reactor
-    console = Console()
     observer = LineObserver(Levels(), stamp_from(os.environ), sys.stderr)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     statuses: list[int] = []
+    left: list[bool] = []
+
+    def reader_left() -> None:
+        left.append(True)
+        if reactor.running:
+            reactor.stop()
+
+    # Left to itself, rich makes SystemExit of the error.
+    console = Console(file=cast("TextIO", WatchedOutput(sys.stdout, reader_left)))
 
     def failed(failure: Failure) -> int:
+        if not reactor.running:
+            return INTERRUPTED  # Stopped half way, it loses its connection; that is no failure.
         if failure.check(LdmsJobError) is None:
             failure.printTraceback()
         print(f"the demo failed: {failure.getErrorMessage()}", file=sys.stderr)
@@ -53,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def ended(status: int) -> None:
         statuses.append(status)
-        if reactor.running:
+        if reactor.running and not left:
             reactor.stop()
 
     with tempfile.TemporaryDirectory(prefix="ldmsjob-demo.") as directory:
@@ -69,4 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
         signal.signal(signal.SIGHUP, lambda number, frame: reactor.callFromThread(reactor.stop))
         reactor.run()
         demo.close()
+    if left:
+        raise BrokenPipeError
     return statuses[0] if statuses else INTERRUPTED

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from ldmsjob import __version__
+from ldmsjob.cli.output import until_reader_leaves
 from ldmsjob.errors import ConfigError
 
 SUBCOMMANDS = ("demo", "ls", "publish", "subscribe", "plugins", "check")
@@ -31,20 +31,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the sub-command that ``argv`` names; returns the exit status."""
-    try:
-        arguments = parser().parse_args(argv)
-        status: int = arguments.run(arguments) or 0
-        sys.stdout.flush()
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return error.rc
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has enough. The interpreter must not find that out by itself.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    """Run the sub-command that ``argv`` names; returns the exit status.
+
+    That is 0 when whoever reads the output leaves before its end.
+    """
+    status = 0
+    with until_reader_leaves():
+        try:
+            arguments = parser().parse_args(argv)
+            status = arguments.run(arguments) or 0
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            status = error.rc
+        except KeyboardInterrupt:
+            status = INTERRUPTED
     return status
 
 
