@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from ldmsjob.contexts import Core, JobManagerContext, SamplerContext
 from ldmsjob.errors import PLUGIN_FAULTS, Busy, ChannelTaken, ConfigError, LdmsJobError, SetExists
-from ldmsjob.interfaces import AttributeSpec
+from ldmsjob.interfaces import AttributeSpec, IChannelJobManager
 from ldmsjob.jobsets import JOB_SET_ATTRIBUTES, JobSetPolicy
 from ldmsjob.loader import check_attributes
 from ldmsjob.sampling import Sampling
@@ -245,7 +245,8 @@ class JobManagerInstance(PluginInstance):
         return f"job manager {self.name} (plugin {self.factory.name}): {will}"
 
     def request_start(self, where: str) -> None:
-        """`jobmgr_start`. Raises ``ConfigError``: 22 not configured, 16 already started."""
+        """`jobmgr_start`. Raises ``ConfigError``: 22 not configured, 16 already started, 17 when
+        it wants a channel of another that is to run."""
         if self.state == "loaded":
             raise self._error(
                 "start",
@@ -257,10 +258,32 @@ class JobManagerInstance(PluginInstance):
             raise self._error(
                 "start", errno.EBUSY, "it is stopping" if not self.wanted else "it is started"
             )
+        self._check_channels()
         self.where = where
         self.wanted = True
         if self.running:
             self._start()
+
+    def _check_channels(self) -> None:
+        """Find two of one channel before they start, which a check of a configuration never does.
+
+        What is not declared, or is still held by one that stops, shows in ``subscribe``.
+        """
+        channels = self._channels()
+        for other in self.parent or ():
+            if other is not self and other.wanted:
+                for channel in sorted(channels & other._channels()):
+                    raise self._error(
+                        "start",
+                        errno.EEXIST,
+                        f"{other.name} already receives channel {channel!r}",
+                        f"{other.where} starts it; give one of them another channel",
+                    )
+
+    def _channels(self) -> frozenset[str]:
+        if not IChannelJobManager.providedBy(self.plugin):
+            return frozenset()
+        return frozenset(self._call("start", lambda: self.plugin.channels))
 
     def _start(self) -> None:
         self.context.resource_manager = self.plugin.resource_manager

@@ -10,7 +10,7 @@ goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -233,6 +233,18 @@ class IJobManager(IConfigurable):
 
     def stop() -> Deferred[None] | None:
         """Nothing more will be applied once this is done. Jobs and their sets stay."""
+
+
+class IChannelJobManager(IJobManager):
+    """A job manager that can tell its channels before it starts.
+
+    The daemon then refuses two of one channel when their configuration is read, and `--check` does
+    so too. One that provides ``IJobManager`` alone works as well: what it takes shows at its start.
+    """
+
+    channels: Collection[str] = Attribute(
+        "What the next start subscribes to. Read after configure()."
+    )
 
 
 class ISampler(IConfigurable):

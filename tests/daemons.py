@@ -8,6 +8,7 @@ from zope.interface import implementer
 from ldmsjob.daemon import Daemon
 from ldmsjob.interfaces import (
     AttributeSpec,
+    IChannelJobManager,
     IJobManager,
     IListener,
     ISampler,
@@ -58,6 +59,18 @@ class FakeJobManager(Recorder):
     """A job manager."""
 
     resource_manager = "fake"
+
+
+@implementer(IChannelJobManager)
+class FakeChannelJobManager(FakeJobManager):
+    """A job manager whose attribute ``colour`` is a channel."""
+
+    @property
+    def channels(self):
+        """The one channel of its configuration."""
+        if "channels" in self.behave:
+            return self._did("channels")
+        return [self.calls[-1][1]["colour"]]
 
 
 @implementer(ISampler)
@@ -124,10 +137,11 @@ class FakeTransport(Recorder):
 
 
 def loader():
-    """What comes along; the fakes ``jm``, ``sampler``, ``subscriber``; the transport ``wire``."""
+    """What comes along; fakes of each kind of plugin; the transport ``wire``."""
     result = Loader()
     for kind, name, maker in (
         (JobManagerFactory, "jm", "FakeJobManager"),
+        (JobManagerFactory, "channel-jm", "FakeChannelJobManager"),
         (SamplerFactory, "sampler", "FakeSampler"),
         (SubscriberFactory, "subscriber", "FakeSubscriber"),
         (TransportFactory, "wire", "FakeTransport"),

@@ -264,6 +264,33 @@ class JobManagerTests(SynchronousTestCase):
         self.assertEqual(b.context.stats.get("x"), 0)
         self.rig.run("load name=a plugin=sampler")
 
+    def test_two_of_one_channel(self):
+        """Are refused before anything starts, as long as both are to run."""
+        self.rig.read(
+            "msg_enable\n"
+            + "".join(
+                f"load name={name} plugin=channel-jm\nconfig name={name} colour={colour}\n"
+                for name, colour in (("a", "red"), ("b", "red"), ("c", "blue"))
+            )
+            + "jobmgr_start name=a\njobmgr_start name=c\n"
+        )
+        error = self.fails("jobmgr_start name=b", 17)
+        self.assertIn("jobmgr b start error: 17: a already receives channel 'red'", error.message)
+        self.assertIn(":8 starts it", error.hint)
+        self.rig.run("jobmgr_stop name=a")
+        self.rig.run("jobmgr_start name=b")
+        self.fails("jobmgr_start name=a", 17)
+
+    def test_faulty_channels(self):
+        """Are the plugin's fault, and the command's error."""
+        self.rig.read("msg_enable\nload name=a plugin=channel-jm\nconfig name=a\n")
+        self.rig.run("load name=b plugin=channel-jm")
+        self.rig.run("config name=b")
+        self.rig.run("jobmgr_start name=a")
+        self.rig.plugin("b").behave["channels"] = lambda: 1 / 0
+        self.assertIn("ZeroDivisionError", self.fails("jobmgr_start name=b", 22).message)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
 
 class SamplerTests(SynchronousTestCase):
     """``load``, ``config``, ``start``, ``stop``, ``term``."""

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from ldmsjob.errors import Busy, ChannelTaken
-from ldmsjob.interfaces import IJobManager
+from ldmsjob.interfaces import IChannelJobManager
 from ldmsjob.jobmgr.slurm import SlurmJobManager
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.testing import FakeDaemon, FakeJobManagerContext
@@ -386,7 +386,7 @@ class LifeTests(SlurmCase):
 
     def test_interface(self) -> None:
         """It is a job manager."""
-        verifyObject(IJobManager, self.manager)
+        verifyObject(IChannelJobManager, self.manager)
 
     def test_other_channel(self) -> None:
         """An explicit channel is listened to, exactly."""

@@ -2,11 +2,11 @@
 
 from zope.interface import implementer
 
-from ldmsjob.interfaces import IJobManager
+from ldmsjob.interfaces import IChannelJobManager
 from ldmsjob.notices import JobExit, JobInit
 
 
-@implementer(IJobManager)
+@implementer(IChannelJobManager)
 class LineJobManager:
     """Understands messages of one line: ``start ID UID GID`` and ``end ID``."""
 
@@ -18,6 +18,7 @@ class LineJobManager:
     def configure(self, attributes):
         """Remember the channel; ``ldmsjob`` has checked it and filled in the default."""
         self.channel = attributes["message_channel"]
+        self.channels = [self.channel]
 
     def start(self):
         """Listen to the channel."""

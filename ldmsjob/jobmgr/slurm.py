@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from ldmsjob.errors import Busy
-from ldmsjob.interfaces import IJobManager, IJobManagerContext, ISubscription
+from ldmsjob.interfaces import IChannelJobManager, IJobManagerContext, ISubscription
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.wire.events import JSON, Message
@@ -309,7 +309,7 @@ def repair(body: bytes) -> Any | None:
     return None
 
 
-@implementer(IJobManager)
+@implementer(IChannelJobManager)
 class SlurmJobManager:
     """Listens to one channel of the message service.
 
@@ -334,6 +334,11 @@ class SlurmJobManager:
     def state(self) -> str:
         """``STOPPED``, ``STARTED`` or ``STOPPING``."""
         return self._state
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The channel that ``start`` listens to."""
+        return (self._channel,)
 
     def configure(self, attributes: Mapping[str, str]) -> None:
         """Take the channel name, for the next start."""
