@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from typing import Any
 
@@ -177,6 +178,49 @@ class FileTests(SamplerCase):
         error = self.assertRaises(ConfigError, sampler.start)
         self.assertEqual(error.rc, errno.ENOENT)
         self.assertIn("no/directory", str(error))
+
+    def test_one_writer(self) -> None:
+        """A second sampler of the same file is refused and leaves it alone, until the first one has
+        stopped; by whatever name it calls the file."""
+        self.run_job()
+        link = self.mktemp()
+        os.link(self.path, link)
+        sampler = JobEventSampler(FakeSamplerContext())
+        sampler.configure({"file": link})
+        descriptors = os.listdir("/proc/self/fd")
+        error = self.assertRaises(ConfigError, sampler.start)
+        self.assertEqual(error.rc, errno.EEXIST)
+        self.assertIn(f"another test_jobmgr_sampler writes file {link}", str(error))
+        self.assertEqual(os.listdir("/proc/self/fd"), descriptors)
+        self.assertEqual(len(self.lines()), 5)
+        self.sampler.stop()
+        sampler.start()
+        self.addCleanup(sampler.stop)
+        self.assertEqual(self.lines(), [])
+
+    def test_devices_are_shared(self) -> None:
+        """There is nothing that one writer could take from another."""
+        for _ in range(2):
+            sampler = JobEventSampler(self.context)
+            sampler.configure({"file": os.devnull})
+            sampler.start()
+            self.addCleanup(sampler.stop)
+
+    def test_file_system_without_locks(self) -> None:
+        """Is written to all the same."""
+        path = self.mktemp()
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("old")
+
+        def refuse(fd: int, operation: int) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        self.patch(fcntl, "flock", refuse)
+        sampler = JobEventSampler(self.context)
+        sampler.configure({"file": path})
+        sampler.start()
+        self.addCleanup(sampler.stop)
+        self.assertEqual(os.path.getsize(path), 0)
 
     def test_stop_without_start(self) -> None:
         """Stopping what never ran is harmless."""

@@ -6,7 +6,10 @@ the formats. Lines of one turn are written with one system call.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import stat
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -34,9 +37,7 @@ _MASK_64 = 0xFFFF_FFFF_FFFF_FFFF
 _NO_TIME = "0.000000"
 
 # Without O_NONBLOCK a pipe that nobody reads would stop the daemon. A file is not affected.
-_OPEN_FLAGS = (
-    os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-)
+_OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def _signed(number: int | None) -> int:
@@ -89,6 +90,32 @@ def step_text(job: JobFacts, facts: StepFacts) -> str:
     )
 
 
+def _open_emptied(path: str) -> int:
+    """Open a file that nobody else writes, and empty it. Raises ``OSError``, of its kinds
+    ``BlockingIOError`` when somebody does; the file is then as it was."""
+    fd = os.open(path, _OPEN_FLAGS, 0o666)
+    try:
+        # Several may write to one device or pipe: there is nothing to empty and nothing to keep.
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            _lock(fd)
+            os.ftruncate(fd, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _lock(fd: int) -> None:
+    """Lock the file as long as it is open. Raises ``BlockingIOError`` when it is locked."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        # Some network file systems have no locks. Better to write without one than not at all.
+        pass
+
+
 @implementer(ISampler)
 class JobEventSampler(JobSubscriber):
     """Writes job events to the file named by the attribute ``file``, emptied at the start.
@@ -120,9 +147,16 @@ class JobEventSampler(JobSubscriber):
         self._steps = attributes.get("steps") == "true"
 
     def start(self) -> None:
-        """Open the file and listen to job events. Raises ``ConfigError``."""
+        """Open the file and listen to job events. Raises ``ConfigError``: 17 when another sampler,
+        of this or another daemon, writes the file."""
         try:
-            self._fd = os.open(self._path, _OPEN_FLAGS, 0o666)
+            self._fd = _open_emptied(self._path)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another test_jobmgr_sampler writes file {self._path}",
+                rc=errno.EEXIST,
+                hint="give each one a file of its own",
+            ) from None
         except OSError as error:
             raise ConfigError(
                 f"cannot open file {self._path}: {error.strerror}", rc=error.errno or 0
