@@ -229,15 +229,45 @@ class PublishTests(ToolTestCase):
             ("-m", "c", "-P", "9", "hello"),
             ("-m", "c", "-U", "-1", "hello"),
             ("-m", "c", "-r", "0", "hello"),
+            ("-m", "c", "-g", "-1", "hello"),
+            ("-m", "c", "-W", "0", "hello"),
+            ("-m", "c", "-i", "1" + 400 * "0", "hello"),
+            ("-m", "", "hello"),
             ("-m", "c", "-t", "xml", "hello"),
             ("-m", "c", "-A", "conf", "hello"),
         ):
             error = self.assertRaises(SystemExit, parse, "publish", *argv)
             self.assertEqual(error.code, 2, argv)
 
+    def test_wrong_numbers(self) -> None:
+        """A number that is none, or out of bounds, is told with its bounds."""
+        stderr = io.StringIO()
+        self.patch(argparse._sys, "stderr", stderr)  # type: ignore[attr-defined]
+        for argv, text in (
+            (("-p", "x"), "'x' is not a whole number from 1 to 65535"),
+            (("-r", "x"), "'x' is not a whole number of at least 1"),
+            (("-P", "888"), "'888' is not an octal number from 0 to 777"),
+        ):
+            self.assertRaises(SystemExit, parse, "publish", "-m", "c", *argv)
+            self.assertIn(text, stderr.getvalue())
+
 
 class SubscribeTests(ToolTestCase):
     """``ldmsjob subscribe``."""
+
+    def test_command_line_mistakes(self) -> None:
+        """Impossible options end with status 2 before anything is done."""
+        self.patch(argparse._sys, "stderr", io.StringIO())  # type: ignore[attr-defined]
+        for argv in (
+            ("-c", "-1"),
+            ("-c", "0"),
+            ("-q", "0"),
+            ("-q", "-7"),
+            ("-m", ""),
+        ):
+            error = self.assertRaises(SystemExit, parse, "subscribe", *argv)
+            self.assertEqual(error.code, 2, argv)
+        self.assertEqual(parse("subscribe", "-q", "-1").quota, -1)
 
     def test_prints_a_channel(self) -> None:
         """Messages of the channel are printed in a line each, others not."""

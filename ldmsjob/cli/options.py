@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+from collections.abc import Callable
 
 EXIT_STATUS = f"""\
 exit status:
@@ -35,12 +36,39 @@ def add_connection_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def port(text: str) -> int:
-    """A TCP port, for argparse."""
-    number = int(text)
-    if not 0 < number < 65536:
-        raise argparse.ArgumentTypeError(f"{text} is no port: 1 to 65535")
-    return number
+def whole_number(
+    minimum: int, maximum: int = (1 << 63) - 1, *, base: int = 10
+) -> Callable[[str], int]:
+    """A number within these limits, for argparse. ``base`` 0 also takes ``0x``, ``0o`` and ``0b``.
+
+    The limits are told in base 10, or in base 8 where that is the base.
+    """
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text, base)
+        except ValueError:
+            number = minimum - 1
+        if not minimum <= number <= maximum:
+            kind, form = ("an octal", "o") if base == 8 else ("a whole", "d")
+            limits = f"from {minimum:{form}} to {maximum:{form}}"
+            if maximum == (1 << 63) - 1:
+                limits = f"of at least {minimum}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind} number {limits}")
+        return number
+
+    return parse
+
+
+port = whole_number(1, 65535)
+"""A TCP port, for argparse."""
+
+
+def channel(text: str) -> str:
+    """The name of a channel, for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("a channel's name cannot be empty")
+    return text
 
 
 def name_and_value(text: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from ldmsjob.cli.options import EXIT_STATUS, add_connection_options
+from ldmsjob.cli.options import EXIT_STATUS, add_connection_options, channel, whole_number
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -33,8 +33,11 @@ def add_parser(subparsers: Any) -> None:
         add_help=False,
     )
     add_connection_options(parser)
+    identity = whole_number(0, (1 << 32) - 1, base=0)
     parser.add_argument("message", nargs="?", metavar="MESSAGE", help="the message")
-    parser.add_argument("-m", "--msg_tag", required=True, metavar="TAG", help="the channel")
+    parser.add_argument(
+        *("-m", "--msg_tag"), required=True, type=channel, metavar="TAG", help="the channel"
+    )
     parser.add_argument(
         "-t", "--type", choices=("string", "json"), default="string", help="type (%(default)s)"
     )
@@ -45,28 +48,35 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("-U", "--uid", type=identity, help="publisher's user id (our own)")
     parser.add_argument("-G", "--gid", type=identity, help="publisher's group id (our own)")
     parser.add_argument(
-        "-P", "--perm", type=permission, default=0o777, help="octal: who may read it (777)"
+        *("-P", "--perm"),
+        type=whole_number(0, 0o777, base=8),
+        default=0o777,
+        help="octal: who may read it (777)",
     )
     parser.add_argument(
-        "-r", "--repeat", type=positive, default=1, metavar="N", help="publish all of it N times"
+        *("-r", "--repeat"),
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="publish all of it N times",
     )
     parser.add_argument(
         *("-i", "--interval"),
-        type=positive,
+        type=whole_number(1),
         default=0,
         metavar="USEC",
         help="microseconds to wait between repetitions",
     )
     parser.add_argument(
         *("-W", "--retry"),
-        type=positive,
+        type=whole_number(1),
         default=0,
         metavar="MSEC",
         help="while nobody listens try again after so many milliseconds",
     )
     parser.add_argument(
         *("-g", "--giveup"),
-        type=int,
+        type=whole_number(0),
         default=GIVE_UP_SECONDS,
         metavar="SECONDS",
         help="how long to wait for acknowledgement; 0: for ever (%(default)s)",
@@ -90,30 +100,6 @@ def run(arguments: argparse.Namespace) -> int:
         lambda reactor, connect: publish(arguments, reactor, connect),
         interrupted=130,
     )
-
-
-def identity(text: str) -> int:
-    """A user or group id, for argparse."""
-    number = int(text, 0)
-    if not 0 <= number < 1 << 32:
-        raise argparse.ArgumentTypeError(f"{text} is no id: 0 to 4294967295")
-    return number
-
-
-def permission(text: str) -> int:
-    """Octal permission bits, for argparse."""
-    number = int(text, 8)
-    if not 0 <= number <= 0o777:
-        raise argparse.ArgumentTypeError(f"{text} is no permission: 0 to 777")
-    return number
-
-
-def positive(text: str) -> int:
-    """A number above 0, for argparse."""
-    number = int(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
 
 
 async def publish(arguments: argparse.Namespace, clock: Any, connect: Connect) -> int:

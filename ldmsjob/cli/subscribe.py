@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ldmsjob.cli.options import EXIT_STATUS, add_connection_options
+from ldmsjob.cli.options import EXIT_STATUS, add_connection_options, channel, whole_number
 
 if TYPE_CHECKING:
     from ldmsjob.cli.client import Connect
@@ -37,6 +37,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         *("-m", "--msg_tag"),
         action="append",
+        type=channel,
         metavar="TAG",
         help="a channel; may be repeated (all channels)",
     )
@@ -50,11 +51,11 @@ def add_parser(subparsers: Any) -> None:
         "--json", action="store_true", help="print a JSON object with all that is known of each"
     )
     parser.add_argument(
-        "-c", "--count", type=int, default=0, metavar="N", help="end after N messages"
+        "-c", "--count", type=whole_number(1), default=0, metavar="N", help="end after N messages"
     )
     parser.add_argument(
         *("-q", "--quota"),
-        type=int,
+        type=quota,
         default=-1,
         metavar="BYTES",
         help="what the peer may have under way to us; -1: any amount (%(default)s)",
@@ -77,6 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
         lambda reactor, connect: subscribe(arguments, reactor, connect, stream),
         interrupted=0,
     )
+
+
+def quota(text: str) -> int:
+    """A quota in bytes, or -1 for none, for argparse."""
+    try:
+        return -1 if text == "-1" else whole_number(1)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor -1") from None
 
 
 async def subscribe(
