@@ -31,7 +31,7 @@ def find_transport(
         ("authentication plugin", auth, auth_options),
     ):
         factory = loader.find(kind, name)
-        attributes = check_attributes(factory.attributes, dict(given), name)
+        attributes = check_attributes(factory.attributes, dict(given), f"{kind} '{name}'")
         context = SimpleNamespace(
             instance=name,
             daemon_name="",

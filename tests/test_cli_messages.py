@@ -167,6 +167,7 @@ class PublishTests(ToolTestCase):
         self.settle()
         error = self.failureResultOf(result, PublishError).value
         self.assertEqual(error.rc, errno.EMSGSIZE)
+        self.assertIn(f"of 1048105 bytes is longer than {MAX_MESSAGE_BYTES},", str(error))
 
     def test_waits_for_quota(self) -> None:
         """With a small quota the messages go one after the other, none is lost."""
@@ -414,6 +415,7 @@ class ClientTests(SynchronousTestCase):
         for argv in (("-x", "socks"), ("-a", "nune"), ("-A", "conf=x")):
             error = self.assertRaises(ConfigError, find_plugins, Clock(), parse("subscribe", *argv))
             self.assertIn(argv[1].partition("=")[0], str(error))
+        self.assertIn("authentication plugin 'none' has no", str(error))
 
 
 class InputReaderTests(TestCase):

@@ -254,7 +254,11 @@ def _message_frame(
 ) -> bytes:
     size = len(body)
     if size > MAX_MESSAGE_BYTES:
-        raise PublishError(f"a message of {size} bytes", rc=errno.EMSGSIZE)
+        raise PublishError(
+            f"a message of {size} bytes is longer than {MAX_MESSAGE_BYTES}, the most that fits a"
+            " frame together with its channel's name",
+            rc=errno.EMSGSIZE,
+        )
     origin = (0, 0, _NO_ADDRESS) if source is None else (source.family, source.port, source.address)
     length = TAG_AT + size
     payload = length - _FRAGMENT_AT
