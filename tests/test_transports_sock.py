@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
@@ -285,6 +285,15 @@ class ConnectTests(SockTestCase):
             yield self.transport.connect("127.0.0.1", listener.port, self.client, other, SETTINGS)
         self.assertIn("Auth mismatch", str(caught.exception))
         self.assertEqual(self.client.calls, ["refused"])
+
+    @inlineCallbacks
+    def test_no_host_name(self) -> Iterator[Deferred[Any]]:
+        """What cannot be the name of a host is a host that there is not."""
+        for host in ("", "a..b", "a b", "a" * 300, "a\udcff"):
+            yield self.assertFailure(
+                self.transport.connect(host, 411, self.client, NoneAuthenticator(), SETTINGS),
+                DNSLookupError,
+            )
 
     @inlineCallbacks
     def test_given_up(self) -> Iterator[Deferred[Any]]:

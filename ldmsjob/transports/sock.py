@@ -13,6 +13,7 @@ from twisted.application.service import Service
 from twisted.internet import tcp
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import DNSLookupError
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -288,6 +289,9 @@ class SockTransport:
         attempt: Deferred[Any] = endpoint.connect(factory)
 
         def failed(failure: Failure) -> None:
+            if failure.check(ValueError):
+                # What Twisted says of a host whose name breaks the rules for names.
+                failure = Failure(DNSLookupError(failure.getErrorMessage()))
             if not opened.called:
                 opened.errback(failure)
 
