@@ -62,7 +62,7 @@ class MainTests(SynchronousTestCase):
     def test_users_mistakes(self):
         """One line, and the error's number."""
         result = self.fails_with(ConfigError("no", rc=95, hint="yes"))
-        self.assertEqual(result, (95, "", "no; yes\n"))
+        self.assertEqual(result, (95, "", "ldmsjob: no; yes\n"))
 
     def test_interrupt(self):
         """No traceback."""

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = parser().parse_args(argv)
             status = arguments.run(arguments) or 0
         except ConfigError as error:
-            print(error, file=sys.stderr)
+            print(f"ldmsjob: {error}", file=sys.stderr)
             status = error.rc
         except KeyboardInterrupt:
             status = INTERRUPTED
