@@ -31,6 +31,7 @@ from ldmsjob.instances import (
     OrderedServices,
     PluginInstance,
     SamplerInstance,
+    ServiceGroup,
     SubscriberInstance,
 )
 from ldmsjob.interfaces import (
@@ -74,18 +75,24 @@ class Endpoint:
 
 
 class _Closing(Service):
-    """Does something when the daemon stops, at its place in the order."""
+    """Does something when the daemon stops, at its place in the order.
 
-    def __init__(self, name: str, close: Callable[[], Any]) -> None:
+    ``abandon`` is for when that takes too long: see ``OrderedServices``.
+    """
+
+    def __init__(
+        self, name: str, close: Callable[[], Any], abandon: Callable[[], int] = lambda: 0
+    ) -> None:
         self.setName(name)
         self._close = close
+        self.abandon = abandon
 
     def stopService(self) -> Any:
         super().stopService()
         return self._close()
 
 
-class _Listeners(OrderedServices):
+class _Listeners(ServiceGroup):
     """The listeners; one that cannot be bound is a ``ConfigError`` with rc 7."""
 
     endpoints: dict[str, Endpoint]
@@ -155,8 +162,8 @@ class Daemon(OrderedServices):
         self._auths: dict[str, IAuthenticator] = {}
         self._default_auth: IAuthenticator | None = None
         self._transports: dict[str, ITransport] = {}
-        self.job_managers = OrderedServices("job managers", clock, STOP_SECONDS)
-        self.samplers = OrderedServices("samplers", clock, STOP_SECONDS)
+        self.job_managers = ServiceGroup("job managers", clock, STOP_SECONDS)
+        self.samplers = ServiceGroup("samplers", clock, STOP_SECONDS)
         self.listeners = _Listeners("listeners", clock, STOP_SECONDS)
         self.listeners.endpoints = {}
 
@@ -216,8 +223,9 @@ class Daemon(OrderedServices):
             monotonic=self._monotonic,
         )
         self.settled = True
-        closing = OrderedServices("hubs", self._clock, STOP_SECONDS)
-        _Closing("job events", self.core.jobs.close).setServiceParent(closing)
+        closing = ServiceGroup("hubs", self._clock, STOP_SECONDS)
+        jobs = self.core.jobs
+        _Closing("job events", jobs.close, jobs.abandon).setServiceParent(closing)
         closing.setServiceParent(self)
         self.job_managers.setServiceParent(self)
         self.samplers.setServiceParent(self)

@@ -45,7 +45,7 @@ class Subscription:
 
     Counters, in the group of the subscriber's name: ``delivered``, ``failed`` (calls that raised
     or whose Deferred failed), ``lost`` (dropped because it was too slow), ``discarded`` (left over
-    when it was closed for failing).
+    when it was closed for failing, or abandoned).
     """
 
     def __init__(
@@ -101,6 +101,21 @@ class Subscription:
             self._fanout.retire(self)
             self.run()
         return closed
+
+    def abandon(self) -> int:
+        """Discard what is queued, and tell how much. For one whose time to close is over.
+
+        Should the subscriber ever be done with its present event, it gets its last call.
+        """
+        self.close()
+        return self._discard()
+
+    def _discard(self) -> int:
+        discarded = len(self.queue)
+        self._stats.add("discarded", discarded)
+        self.queue.clear()
+        self._lost = None
+        return discarded
 
     def drop_oldest(self) -> None:
         """Cut the queue down to its limit, and remember what its subscriber has to be told."""
@@ -177,9 +192,7 @@ class Subscription:
             self._give_up()
 
     def _give_up(self) -> None:
-        self._stats.add("discarded", len(self.queue))
-        self.queue.clear()
-        self._lost = None
+        self._discard()
         self._log.emit(
             f"{self.name} given up",
             LogLevel.error,
@@ -260,10 +273,19 @@ class Fanout:
         done = DeferredList([subscription.close() for subscription in list(self._open)])
         return done.addCallback(lambda results: None)
 
+    def abandon(self, name: str | None = None) -> int:
+        """Wait no longer for the subscribers of that name, or for any; tell how many events they
+        had still to get."""
+        abandoned = [one for one in self._open if name is None or one.name == name]
+        discarded = sum(one.abandon() for one in abandoned)
+        self._open = [one for one in self._open if one not in abandoned]
+        return discarded
+
     def retire(self, subscription: Subscription) -> None:
         """Post nothing more to it: it closes."""
         self._active = tuple(other for other in self._active if other is not subscription)
 
     def forget(self, subscription: Subscription) -> None:
         """It has closed."""
-        self._open.remove(subscription)
+        if subscription in self._open:  # it has not been abandoned
+            self._open.remove(subscription)

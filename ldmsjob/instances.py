@@ -12,7 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
+from twisted.internet.defer import (
+    Deferred,
+    DeferredList,
+    inlineCallbacks,
+    maybeDeferred,
+    succeed,
+)
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -41,7 +47,8 @@ class OrderedServices(MultiService):
     """Services that start in order and stop one after the other, the last one first.
 
     With ``stop_seconds`` each child has that long to stop; one that does not is named in the log
-    and left.
+    and left. Its ``abandon``, if it has one, is then called: it ends what others would wait for and
+    returns how many job events nobody gets any more.
     """
 
     log = Logger(namespace="ldmsd")
@@ -72,18 +79,35 @@ class OrderedServices(MultiService):
                 done.callback(None)
 
         def give_up() -> None:
+            abandon = getattr(service, "abandon", None)
+            discarded = 0 if abandon is None else abandon()
             self.log.error(
-                "{name} did not stop within {seconds:g} s and is left",
+                "{name} did not stop within {seconds:g} s and is left{rest}",
                 name=service.name,
                 seconds=self._stop_seconds,
+                rest=f"; {discarded} job events for it are discarded" if discarded else "",
             )
-            done.callback(None)
+            if not done.called:
+                done.callback(None)
 
         timer = None
         if self._stop_seconds is not None and not stopping.called:
             timer = self._clock.callLater(self._stop_seconds, give_up)
         stopping.addBoth(finish)
         return done
+
+
+class ServiceGroup(OrderedServices):
+    """Services that start in order and stop side by side, told so last one first.
+
+    For those that do not need one another: one that is slow to stop takes no time from the others.
+    """
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Stop all; fires when each has stopped or was left. Never fails."""
+        Service.stopService(self)
+        yield DeferredList([self._stop(service) for service in reversed(list(self))])
 
 
 class PluginInstance(Service):
@@ -362,6 +386,11 @@ class ReactingInstance(PluginInstance):
 
     def _before_stop(self) -> Deferred[Any]:
         return self.context.close_subscriptions()
+
+    def abandon(self) -> int:
+        """Its time to stop is over: discard the job events that it has still to get, and tell how
+        many these are."""
+        return self.core.jobs.abandon(str(self.name))
 
     def _release(self) -> Deferred[Any]:
         self.context.withdraw_sets()

@@ -139,6 +139,11 @@ class JobService:
         with self._turn:
             return self._fanout.close()
 
+    def abandon(self, name: str | None = None) -> int:
+        """Wait no longer for the subscribers of that name, or for any; what they had still to get
+        is ``discarded``, and the number returned."""
+        return self._fanout.abandon(name)
+
     # Looking up users
 
     def _look_up(self, job: Job) -> None:

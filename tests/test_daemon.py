@@ -3,11 +3,14 @@
 import os
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import ConfigError
+from ldmsjob.instances import STOP_SECONDS, OrderedServices
 from ldmsjob.interfaces import IListener, ITransport
+from ldmsjob.notices import JobInit
+from ldmsjob.subscriber import JobSubscriber
 from tests.daemons import FakeListener, FakeTransport, Rig
 
 BOTH = (
@@ -186,18 +189,48 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual([event["problem"] for event in events], ["x.py: no"])
 
     def test_slow_job_subscriber(self):
-        """A sampler whose subscriber never ends its last event does not keep the daemon."""
-        self.rig.read(BOTH)
+        """Samplers whose subscribers never end an event keep the daemon once, not once for each;
+        what they had still to get is counted and told."""
+        events = []
+        self.patch(OrderedServices, "log", Logger(observer=events.append))
+        self.rig.read(BOTH + "load name=s2 plugin=sampler\nconfig name=s2\n")
         self.rig.start()
-        from ldmsjob.notices import JobInit
-        from ldmsjob.subscriber import JobSubscriber
 
         class Stuck(JobSubscriber):
             def job_started(self, event):
                 return Deferred()
 
-        self.rig.plugin("s").context.subscribe_jobs(Stuck())
-        self.rig.plugin("a").context.apply(JobInit(job_id="1"), 1)
+        for name in ("s", "s2"):
+            self.rig.plugin(name).context.subscribe_jobs(Stuck())
+        for job_id in ("1", "2", "3"):
+            self.rig.plugin("a").context.apply(JobInit(job_id), 1)
         stopped = self.rig.stop()
-        self.rig.clock.pump([5, 5, 5])
+        self.rig.clock.advance(STOP_SECONDS)
         self.successResultOf(stopped)
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            [
+                f"{name} did not stop within 5 s and is left; 2 job events for it are discarded"
+                for name in ("s2", "s")
+            ],
+        )
+        self.assertEqual(self.daemon.stats.child("subscribers").child("s").get("discarded"), 2)
+
+    def test_slow_subscriber_of_nobody(self):
+        """One that no plugin has made is left, too, with the job events."""
+        events = []
+        self.patch(OrderedServices, "log", Logger(observer=events.append))
+        self.rig.read(BOTH)
+        self.rig.start()
+
+        class Stuck(JobSubscriber):
+            def job_started(self, event):
+                return Deferred()
+
+        self.daemon.core.jobs.subscribe(Stuck(), name="x")
+        for job_id in ("1", "2"):
+            self.rig.plugin("a").context.apply(JobInit(job_id), 1)
+        stopped = self.rig.stop()
+        self.rig.clock.advance(STOP_SECONDS)
+        self.successResultOf(stopped)
+        self.assertIn("; 1 job events for it are discarded", formatEvent(events[0]))

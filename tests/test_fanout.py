@@ -349,6 +349,25 @@ class CloseTests(FanoutCase):
         self.successResultOf(closed)
         self.assertEqual((slow.got, closing.got), ([1, "closed"], [1, "closed"]))
 
+    def test_abandoned(self) -> None:
+        """What it had still to get is counted, and nobody waits for it any more; when it is done
+        after all, it gets its last call and nothing else."""
+        waiting: Deferred[None] = Deferred()
+        stuck = Recorder(lambda event: waiting)
+        other = Recorder()
+        self.fanout.subscribe(stuck, name="stuck")
+        self.fanout.subscribe(other, name="other")
+        self.fanout.post([event(1), event(2), event(3)])
+        self.assertEqual(self.fanout.abandon("stuck"), 2)
+        self.assertEqual(self.counter("discarded", "stuck"), 2)
+        self.fanout.post([event(4)])
+        self.successResultOf(self.fanout.close())
+        self.assertEqual(self.fanout.abandon(), 0)
+        self.assertEqual(stuck.got, [1])
+        waiting.callback(None)
+        self.assertEqual(stuck.got, [1, "closed"])
+        self.assertEqual(other.got, [1, 2, 3, 4, "closed"])
+
     def test_subscribing_after_the_close(self) -> None:
         """A late subscriber gets its last call at once, so that it need not know."""
         self.successResultOf(self.fanout.close())

@@ -3,10 +3,11 @@
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import Logger, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import Busy, ChannelTaken, ConfigError
-from ldmsjob.instances import STOP_SECONDS, OrderedServices
+from ldmsjob.instances import STOP_SECONDS, OrderedServices, ServiceGroup
 from ldmsjob.notices import JobInit
 from ldmsjob.sets.schema import Schema
 from ldmsjob.subscriber import JobSubscriber
@@ -45,6 +46,7 @@ class OrderedServicesTests(SynchronousTestCase):
         """Services on a clock."""
         self.clock = Clock()
         self.log = []
+        self.events = []
         self.services = OrderedServices("all", self.clock, 5.0)
 
     def add(self, name, result=None):
@@ -67,6 +69,7 @@ class OrderedServicesTests(SynchronousTestCase):
 
     def test_one_that_does_not_stop_is_left(self):
         """After its time it is left; if it stops later nothing more happens."""
+        self.patch(OrderedServices, "log", Logger(observer=self.events.append))
         stuck = Deferred()
         self.add("a")
         self.add("b", stuck)
@@ -74,7 +77,23 @@ class OrderedServicesTests(SynchronousTestCase):
         self.clock.advance(5)
         self.successResultOf(stopped)
         self.assertEqual(self.log, ["b", "a"])
+        self.assertEqual(
+            [formatEvent(event) for event in self.events],
+            ["b did not stop within 5 s and is left"],
+        )
         stuck.callback(None)
+
+    def test_side_by_side(self):
+        """Those of a group are told last one first, and share the time that they have."""
+        self.services = ServiceGroup("group", self.clock, 5.0)
+        self.add("a", Deferred())
+        self.add("b")
+        self.add("c", Deferred())
+        stopped = self.services.stopService()
+        self.assertEqual(self.log, ["c", "b", "a"])
+        self.assertNoResult(stopped)
+        self.clock.advance(5)
+        self.successResultOf(stopped)
 
     def test_one_that_fails_is_logged(self):
         """And the others stop."""
