@@ -3,8 +3,10 @@
 import contextlib
 import io
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -13,6 +15,8 @@ from ldmsjob.cli import main as main_module
 from ldmsjob.cli import plugins
 from ldmsjob.cli.main import main
 from ldmsjob.errors import ConfigError
+
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def run(*words):
@@ -92,6 +96,29 @@ class MainTests(SynchronousTestCase):
             )
             errors = result.stderr.replace("         : ldmsd: LDMS Daemon exiting...status 0\n", "")
             self.assertEqual((result.returncode, errors), (0, ""), words)
+
+
+class ExitStatusTests(SynchronousTestCase):
+    """The lists of exit statuses."""
+
+    def test_those_of_errors(self):
+        """All that a tool with a peer can end with by itself is in its ``--help``."""
+        for tool, more in (("publish", (90, 95, 130)), ("subscribe", (95,)), ("ls", (1, 61, 130))):
+            text = run(tool, "--help")[1]
+            for status in (0, 2, 13, 22, 71, 97, 104, 110, 111, *more):
+                self.assertRegex(text, rf"(?m)^ +{status}  \w", tool)
+
+    def test_guides(self):
+        """The guides have the same lists."""
+        for tool, guide, column in (
+            ("publish", "messages.md", 1),
+            ("subscribe", "messages.md", 2),
+            ("ls", "reading.md", 1),
+        ):
+            told = dict(re.findall(r"(?m)^ +(\d+)  (.*)$", run(tool, "--help")[1]))
+            rows = re.findall(r"(?m)^\| (\d+) (\|.*)\|$", (DOCS / guide).read_text())
+            written = {status: cells.split("|")[column].strip() for status, cells in rows}
+            self.assertEqual({each: text for each, text in written.items() if text}, told, tool)
 
 
 class PluginsTests(SynchronousTestCase):

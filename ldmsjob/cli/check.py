@@ -9,9 +9,14 @@ from typing import Any
 def add_parser(subparsers: Any) -> None:
     """Declare the sub-command."""
     parser = subparsers.add_parser(
-        "check", help="read configuration files and say what a daemon would run"
+        "check",
+        help="read configuration files and say what a daemon would run",
+        description="Read configuration files and say what a daemon would run with them. Nothing is"
+        " started, bound, opened or written.",
+        epilog="Exit status: 0 when nothing wrong was found, else the errno of the first command"
+        " that fails, as of the daemon.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="read in this order")
     parser.set_defaults(run=run)
 
 

@@ -18,7 +18,15 @@ INTERRUPTED = 130
 
 def add_parser(subparsers: Any) -> None:
     """Declare the sub-command."""
-    parser = subparsers.add_parser("demo", help="watch real Slurm jobs become job sets and events")
+    parser = subparsers.add_parser(
+        "demo",
+        help="watch real Slurm jobs become job sets and events",
+        description="Run a daemon on a free port of the loopback interface, replay recorded"
+        " messages of real Slurm jobs to it, show what comes of them, and check it. Leaves"
+        " nothing behind.",
+        epilog="Exit status: 0 when everything came out as it should, 1 when not, 130 when"
+        " interrupted.",
+    )
     parser.add_argument("--fast", action="store_true", help="do not wait between messages")
     parser.add_argument(
         "--plain", action="store_true", help="plain lines, as when output is not a terminal"

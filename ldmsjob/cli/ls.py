@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ldmsjob.cli.options import add_connection_options
+from ldmsjob.cli.options import add_connection_options, exit_status
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 
 NOTHING_FOUND = 1
 
-EXIT_STATUS = f"""\
-exit status:
-  0 when all was shown, {NOTHING_FOUND} when there is no set, or none that a NAME means, or one was
-  gone before it was read, 2 for a mistake in the command line, else an errno:
-  {errno.EACCES} refused, {errno.ECONNREFUSED} nobody listens there, {errno.ETIMEDOUT} no answer in
-  time, {errno.ECONNRESET} connection lost, {errno.EPROTO} what came is no metric set,
-  {errno.ENODATA} not pushed in time
-"""
+EXIT_STATUS = exit_status(
+    {
+        0: "all was shown",
+        1: "there is no set, or none that a NAME means, or one went before it was read",
+        errno.ENODATA: "with -P: a set was not pushed in time",
+        errno.EPROTO: "the peer broke the protocol, or what came is no metric set",
+        130: "interrupted",
+    }
+)
 
 GROUP_SCHEMA = "ldmsd_grp_schema"
 GROUP_MEMBER = "    grp_member: "

@@ -21,7 +21,9 @@ INTERRUPTED = 130
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     result = argparse.ArgumentParser(
-        prog="ldmsjob", description="Tools of the LDMS job manager. The daemon: twistd ldmsjob."
+        prog="ldmsjob",
+        description="Tools of the LDMS job manager. The daemon: twistd ldmsjob.",
+        epilog="'ldmsjob COMMAND --help' tells more of a command.",
     )
     result.add_argument("--version", action="version", version=f"ldmsjob {__version__}")
     subparsers = result.add_subparsers(metavar="COMMAND", required=True)

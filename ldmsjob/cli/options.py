@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import argparse
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-EXIT_STATUS = f"""\
-exit status:
-  0 when all was done, 2 for a mistake in the command line, else an errno:
-  {errno.EACCES} not authenticated, {errno.EINVAL} bad message, {errno.EMSGSIZE} message too long,
-  {errno.EOPNOTSUPP} message service of the peer is off, {errno.ECONNRESET} connection lost,
-  {errno.ETIMEDOUT} no answer in time, {errno.ECONNREFUSED} nobody listens there
-"""
+_STATUSES = {
+    2: "a mistake in the command line, or there is no such plugin or file",
+    errno.EACCES: "refused: wrong authentication, or not allowed",
+    errno.EINVAL: "an attribute (-A) is wrong",
+    errno.EPROTO: "the peer broke the protocol",
+    errno.EAFNOSUPPORT: "there is no such host",
+    errno.ECONNRESET: "the connection was lost",
+    errno.ETIMEDOUT: "no answer in time",
+    errno.ECONNREFUSED: "nobody listens there",
+}
+
+
+def exit_status(statuses: Mapping[int, str]) -> str:
+    """The list of exit statuses for ``--help``: these, and those of every tool with a peer."""
+    known = {**_STATUSES, **statuses}
+    lines = [f"  {status:>3}  {known[status]}" for status in sorted(known)]
+    return "\n".join(["exit status:", *lines, "  any other: the errno of the system's own reason"])
 
 
 def add_connection_options(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,13 @@ from ldmsjob.loader import KINDS, Loader
 
 def add_parser(subparsers: Any) -> None:
     """Declare the sub-command."""
-    parser = subparsers.add_parser("plugins", help="list plugins, or print how to use one")
+    parser = subparsers.add_parser(
+        "plugins",
+        help="list plugins, or print how to use one",
+        description="List all plugins; or, for each NAME, print what a configuration says to use"
+        " it, and its attributes.",
+        epilog="Exit status: 0, or 2 when there is no such plugin.",
+    )
     parser.add_argument("name", nargs="*", metavar="NAME", help="a plugin of that list")
     parser.set_defaults(run=run)
 

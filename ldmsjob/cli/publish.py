@@ -10,12 +10,27 @@ import threading
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from ldmsjob.cli.options import EXIT_STATUS, add_connection_options, channel, whole_number
+from ldmsjob.cli.options import (
+    add_connection_options,
+    channel,
+    exit_status,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from ldmsjob.cli.client import Connect
+
+EXIT_STATUS = exit_status(
+    {
+        0: "the peer has acknowledged all messages",
+        errno.EINVAL: "what is to be published is no such message, or an attribute (-A) is wrong",
+        errno.EMSGSIZE: "a message is too long",
+        errno.EOPNOTSUPP: "the message service of the peer is off",
+        130: "interrupted",
+    }
+)
 
 GIVE_UP_SECONDS = 10
 READ_BYTES = 65536

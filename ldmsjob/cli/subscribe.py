@@ -10,11 +10,24 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ldmsjob.cli.options import EXIT_STATUS, add_connection_options, channel, whole_number
+from ldmsjob.cli.options import (
+    add_connection_options,
+    channel,
+    exit_status,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from ldmsjob.cli.client import Connect
     from ldmsjob.wire.events import Message
+
+EXIT_STATUS = exit_status(
+    {
+        0: "as many messages as wanted were printed, or interrupted",
+        errno.EINVAL: "the peer refused the subscription, or an attribute (-A) is wrong",
+        errno.EOPNOTSUPP: "the message service of the peer is off",
+    }
+)
 
 EVERYTHING = ".*"
 
