@@ -68,6 +68,8 @@ REQUEST_BYTES = 64
 STEP_BYTES = 8
 """What an entry, an announcement, any request and a step of a search count for in a slice."""
 
+_RIGHTS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")
+
 _read_state = COPY_HEADER.part("ts_sec", "trans_flags").unpack_from
 
 
@@ -100,13 +102,12 @@ def directory_entry(metric_set: MetricSet) -> DirectoryEntry:
 
 def permission_text(perm: int) -> str:
     """Permission bits as the directory shows them: ``-rw-r-----``."""
-    return "-" + "".join(
-        letter if perm >> (8 - place) & 1 else "-" for place, letter in enumerate("rwxrwxrwx")
-    )
+    return f"-{_RIGHTS[perm >> 6 & 7]}{_RIGHTS[perm >> 3 & 7]}{_RIGHTS[perm & 7]}"
 
 
 def _info(metric_set: MetricSet) -> tuple[Info, ...]:
-    return tuple([Info(key, value) for key, value in metric_set.info.items()])
+    info = metric_set.info
+    return tuple([Info(key, value) for key, value in info.items()]) if info else ()
 
 
 class Grant:
