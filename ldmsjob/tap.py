@@ -20,12 +20,12 @@ from twisted.python.components import Componentized
 
 from ldmsjob import __version__
 from ldmsjob.cli.output import until_reader_leaves
-from ldmsjob.commands import OPTIONS, commands_of
 from ldmsjob.daemon import Daemon
 from ldmsjob.errors import ConfigError
 from ldmsjob.interpreter import Interpreter
 from ldmsjob.loader import Loader
 from ldmsjob.logformat import Levels, LineObserver, stamp_from
+from ldmsjob.options import OPTIONS, commands_of
 
 NOTHING_TO_DO = 101
 """Exit status when neither a file nor a listener is given, as in C."""

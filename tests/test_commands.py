@@ -5,9 +5,10 @@ import os
 from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from ldmsjob.commands import NOT_YET, OPTIONS, VERBS, commands_of
+from ldmsjob.commands import NOT_YET, VERBS
 from ldmsjob.errors import ConfigError
 from ldmsjob.logformat import parse_level
+from ldmsjob.options import OPTIONS, commands_of
 from tests.daemons import Rig
 
 
