@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ldmsjob.errors import Busy, LdmsJobError, RequestFailed, SetImageError
-from ldmsjob.sets.decode import DecodedSet
+from ldmsjob.sets.decoded import DecodedSet
 from ldmsjob.sets.reader import SetReader
 from ldmsjob.wire.setevents import (
     NOTIFY_ALL,

@@ -64,7 +64,8 @@ from ldmsjob.logformat import Levels
 from ldmsjob.messages import MessageHub
 from ldmsjob.notices import Notice
 from ldmsjob.replay import recorded_messages
-from ldmsjob.sets.decode import DecodedElement, DecodedSet, decode_set
+from ldmsjob.sets.decode import decode_set
+from ldmsjob.sets.decoded import DecodedElement, DecodedSet
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats
 from ldmsjob.subscriber import JobSubscriber

@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ldmsjob.errors import LdmsJobError, RequestFailed
 from ldmsjob.peer import Peer
 from ldmsjob.remoteset import RemoteSet
-from ldmsjob.sets.decode import DecodedSet
+from ldmsjob.sets.decoded import DecodedSet
 from ldmsjob.sets.layout import COPY_HEADER, SET_HEADER
 from ldmsjob.wire.setevents import (
     READ_OK,

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ldmsjob.cli.ls_json import decomposition, entry_record, json_value, reading_record
 from ldmsjob.cli.ls_text import age_intervals, directory_tab, set_tab, set_text
 from ldmsjob.peer import Peer
-from ldmsjob.sets.decode import DecodedSet
+from ldmsjob.sets.decoded import DecodedSet
 from ldmsjob.values import PLAIN_TYPES, pack_value, unpack_value
 from ldmsjob.wire.setevents import (
     DirectoryEntry,

@@ -28,7 +28,8 @@ from ldmsjob.jobtable import JobTable
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.loader import check_attributes
 from ldmsjob.notices import JobExit, JobInit, Notice, StepInit, TaskExit, TaskInit
-from ldmsjob.sets.decode import DecodedSet, decode_set
+from ldmsjob.sets.decode import decode_set
+from ldmsjob.sets.decoded import DecodedSet
 from ldmsjob.sets.metricset import MetricSet
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats

@@ -15,7 +15,7 @@ from ldmsjob.messages import MessageHub
 from ldmsjob.peer import Peer
 from ldmsjob.remoteset import RemoteSet
 from ldmsjob.serving import SetService
-from ldmsjob.sets.decode import DecodedSet
+from ldmsjob.sets.decoded import DecodedSet
 from ldmsjob.sets.metricset import MetricSet
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.sets.schema import Schema

@@ -18,7 +18,8 @@ from ldmsjob.errors import (
 )
 from ldmsjob.peer import Peer
 from ldmsjob.remoteset import RemoteSet
-from ldmsjob.sets.decode import DecodedSet, decode_set
+from ldmsjob.sets.decode import decode_set
+from ldmsjob.sets.decoded import DecodedSet
 from ldmsjob.wire.setevents import (
     NOTIFY_MODIFIED,
     READ_NOT_ALLOWED,

@@ -11,13 +11,8 @@ from zope.interface.verify import verifyObject
 
 from ldmsjob.errors import Busy, SchemaError, SetFull
 from ldmsjob.interfaces import IMetricSet, IMetricWriter
-from ldmsjob.sets.decode import (
-    DecodedElement,
-    DecodedMember,
-    DecodedRecordType,
-    DecodedSet,
-    decode_set,
-)
+from ldmsjob.sets.decode import decode_set
+from ldmsjob.sets.decoded import DecodedElement, DecodedMember, DecodedRecordType, DecodedSet
 from ldmsjob.sets.metricset import MetricSet
 from ldmsjob.sets.schema import Member, RecordLayout, Schema
 from ldmsjob.values import (

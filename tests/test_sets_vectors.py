@@ -11,7 +11,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import SetFull
-from ldmsjob.sets.decode import DecodedElement, DecodedRecordType, DecodedSet, decode_set
+from ldmsjob.sets.decode import decode_set
+from ldmsjob.sets.decoded import DecodedElement, DecodedRecordType, DecodedSet
 from ldmsjob.sets.metricset import MetricSet
 from ldmsjob.sets.schema import Member, Schema
 from ldmsjob.values import (

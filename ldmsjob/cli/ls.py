@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ldmsjob.cli.client import Connect
     from ldmsjob.peer import Peer
-    from ldmsjob.sets.decode import DecodedSet
+    from ldmsjob.sets.decoded import DecodedSet
     from ldmsjob.wire.setevents import DirectoryEntry
 
 NOTHING_FOUND = 1

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ldmsjob.cli.ls_text import record_members
-from ldmsjob.sets.decode import DecodedElement, DecodedMetric, DecodedRecordType, DecodedSet
+from ldmsjob.sets.decoded import DecodedElement, DecodedMetric, DecodedRecordType, DecodedSet
 from ldmsjob.sets.schema import FLAG_DATA
 from ldmsjob.wire.setevents import DirectoryEntry, Time
 

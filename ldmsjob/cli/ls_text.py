@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ldmsjob.sets.decode import (
+from ldmsjob.sets.decoded import (
     DecodedElement,
     DecodedMember,
     DecodedMetric,

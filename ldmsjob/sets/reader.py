@@ -11,7 +11,8 @@ from collections.abc import Generator
 from typing import Any
 
 from ldmsjob.errors import SetImageError
-from ldmsjob.sets.decode import DecodedSet, decode_set
+from ldmsjob.sets.decode import decode_set
+from ldmsjob.sets.decoded import DecodedSet
 from ldmsjob.sets.layout import COPY_HEADER, SET_HEADER, TRANSACTION_FINISHED
 
 _LOW = 0xFFFFFFFF

@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 
 from ldmsjob.cli.ls_json import entry_record, reading_record
 from ldmsjob.peer import Peer
-from ldmsjob.sets.decode import DecodedSet
+from ldmsjob.sets.decoded import DecodedSet
 from ldmsjob.wire.setevents import SET_ADDED, SET_DELETED
 from tests.interop.peers import (
     SOURCE,

@@ -20,7 +20,8 @@ from ldmsjob.daemon import Daemon
 from ldmsjob.interpreter import Interpreter
 from ldmsjob.loader import Loader
 from ldmsjob.replay import recorded_messages
-from ldmsjob.sets.decode import DecodedSet, decode_set
+from ldmsjob.sets.decode import decode_set
+from ldmsjob.sets.decoded import DecodedSet
 from ldmsjob.wire.events import JSON
 from tests.interop.peers import (
     STEP_SECONDS,
