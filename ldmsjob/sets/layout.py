@@ -14,6 +14,7 @@ import construct as c
 
 from ldmsjob.errors import SchemaError
 from ldmsjob.sets.heap import GRAIN, GRAIN_BITS, SIGNATURE
+from ldmsjob.sets.names import encode_name
 from ldmsjob.sets.schema import (
     FLAG_DATA,
     FLAG_RECORD,
@@ -24,7 +25,6 @@ from ldmsjob.sets.schema import (
     RecordLayout,
     Schema,
     descriptor_size,
-    encode_name,
     round_up,
 )
 from ldmsjob.values import RECORD_ARRAY, RECORD_TYPE

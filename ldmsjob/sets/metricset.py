@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
@@ -12,12 +11,12 @@ from zope.interface import implementer
 
 from ldmsjob.errors import Busy, SchemaError
 from ldmsjob.interfaces import IMetricSet, IMetricWriter
+from ldmsjob.sets import lists
 from ldmsjob.sets.heap import Heap
 from ldmsjob.sets.layout import (
     COPY_HEADER,
     DESCRIPTOR,
     LIST_ENTRY,
-    LIST_VALUE,
     PRODUCER_SIZE,
     RECORD_HEADER,
     RECORD_IS_INSTANCE,
@@ -26,13 +25,13 @@ from ldmsjob.sets.layout import (
     TRANSACTION_OPEN,
     layout_for,
 )
+from ldmsjob.sets.names import encode_instance_name, encode_name
 from ldmsjob.sets.schema import (
     COPY_HEADER_SIZE,
     RECORD_ARRAY_HEADER_SIZE,
     Metric,
     RecordLayout,
     Schema,
-    encode_name,
 )
 from ldmsjob.values import (
     CHAR_ARRAY,
@@ -48,11 +47,7 @@ from ldmsjob.values import (
 _NO_INFO: Mapping[str, str] = MappingProxyType({})
 _UINT32 = 0xFFFFFFFF
 _MICROSECONDS = 1_000_000
-_MAX_INSTANCE_NAME = 254
 _MAX_ELEMENT_COUNT = (1 << 24) - 1
-
-# The characters that the reference implementation takes in the name of a set.
-_INSTANCE_NAME = re.compile(r"""[^\x00-\x1f"'\\\x7f-\U0010ffff]{1,254}""").fullmatch
 
 _GENERATION = struct.Struct("<Q")
 _WORD = struct.Struct("<I")
@@ -69,11 +64,8 @@ _TRANS_FLAGS = COPY_HEADER.offsets["trans_flags"]
 _pack_owner = SET_HEADER.part("uid", "perm").pack_into
 _pack_stamp = COPY_HEADER.part("ts_sec", "gn").pack_into
 _pack_times = COPY_HEADER.part("ts_sec", "ts_usec").pack_into
-_list_value = LIST_VALUE.struct
-_list_entry = LIST_ENTRY.struct
 _record_header = RECORD_HEADER.struct
 _ENTRY_SIZE = LIST_ENTRY.size
-_ENTRY_TYPE = LIST_ENTRY.offsets["type_count"]
 
 
 class _Transaction:
@@ -151,12 +143,7 @@ class MetricSet:
         ``heap_size`` is how many bytes of heap are wanted where that is more than the lists'
         budgets. Raises ``SchemaError``.
         """
-        if _INSTANCE_NAME(instance) is None:
-            raise SchemaError(
-                f"{instance[:64]!r} cannot be the name of a set: 1 to {_MAX_INSTANCE_NAME} ASCII "
-                "characters without control characters, quotes and backslashes"
-            )
-        name = instance.encode("ascii")
+        name = encode_instance_name(instance)
         self.layout = layout = layout_for(schema, len(name), heap_size)
         self.instance = instance
         self.schema = schema
@@ -384,7 +371,7 @@ class MetricSet:
         base = self.copy_offset + self.layout.heap_base
         start = base + entry + _ENTRY_SIZE
         self.image[start : start + len(data)] = data
-        self._link(at, entry, value_type.type_id | count << 8)
+        lists.link(self.image, at, base, entry, value_type.type_id | count << 8)
         self._touch()
         return self.layout.heap_base + entry + _ENTRY_SIZE
 
@@ -410,46 +397,32 @@ class MetricSet:
         _record_header.pack_into(self.image, start, RECORD_IS_INSTANCE, position, definition.index)
         for offset, data in members:
             self.image[start + offset : start + offset + len(data)] = data
-        self._link(at, entry, RECORD.type_id | 1 << 8)
+        base = self.copy_offset + self.layout.heap_base
+        lists.link(self.image, at, base, entry, RECORD.type_id | 1 << 8)
         self._touch_heap()
         return position
 
     def elements(self, metric: str) -> list[int]:
         """The positions of a list's elements, in order. Raises ``SchemaError``."""
-        head, _tail, _count = _list_value.unpack_from(self.image, self._list_at(metric))
+        at = self._list_at(metric)
         base = self.copy_offset + self.layout.heap_base
-        result = []
-        while head:
-            result.append(self.layout.heap_base + head + _ENTRY_SIZE)
-            (head,) = _WORD.unpack_from(self.image, base + head)
-        return result
+        first = self.layout.heap_base + _ENTRY_SIZE
+        return [first + entry for entry in lists.entries(self.image, at, base)]
 
     def delete(self, metric: str, position: int) -> None:
         """Delete the element at ``position`` from its list. Raises ``SchemaError``."""
         if position not in self.elements(metric):
             raise SchemaError(f"{metric} has no element at {position}")
-        at = self._list_at(metric)
-        image = self.image
         base = self.copy_offset + self.layout.heap_base
         entry = position - self.layout.heap_base - _ENTRY_SIZE
-        head, tail, count = _list_value.unpack_from(image, at)
-        following, previous, _type_count = _list_entry.unpack_from(image, base + entry)
-        if previous:
-            _WORD.pack_into(image, base + previous, following)
-        else:
-            head = following
-        if following:
-            _WORD.pack_into(image, base + following + _WORD.size, previous)
-        else:
-            tail = previous
-        _list_value.pack_into(image, at, head, tail, count - 1)
+        lists.unlink(self.image, self._list_at(metric), base, entry)
         self._release(entry)
 
     def purge(self, metric: str) -> None:
         """Delete all elements of a list. Raises ``SchemaError``."""
         at = self._list_at(metric)
         positions = self.elements(metric)
-        _list_value.pack_into(self.image, at, 0, 0, 0)
+        lists.clear(self.image, at)
         for position in positions:
             self._release(position - self.layout.heap_base - _ENTRY_SIZE)
 
@@ -460,13 +433,11 @@ class MetricSet:
         return self.copy_offset + definition.offset
 
     def _check_element_type(self, metric: str, at: int, value_type: ValueType) -> None:
-        (head,) = _WORD.unpack_from(self.image, at)
-        if head:
-            base = self.copy_offset + self.layout.heap_base
-            present = self.image[base + head + _ENTRY_TYPE]
-            if present != value_type.type_id:
-                name = TYPES_BY_ID[present].name
-                raise SchemaError(f"{metric} holds {name} and takes no {value_type.name}")
+        base = self.copy_offset + self.layout.heap_base
+        present = lists.type_of_elements(self.image, at, base)
+        if present not in (None, value_type.type_id):
+            name = TYPES_BY_ID[present].name
+            raise SchemaError(f"{metric} holds {name} and takes no {value_type.name}")
 
     def _allocate(self, size: int) -> int:
         heap = self._heap
@@ -480,16 +451,6 @@ class MetricSet:
         if self._heap is not None:
             self._heap.release(self.copy_offset + self.layout.heap_base, entry)
             self._touch_heap()
-
-    def _link(self, at: int, entry: int, type_count: int) -> None:
-        """Put an entry, whose value has been written, at the end of the list value ``at``."""
-        image = self.image
-        base = self.copy_offset + self.layout.heap_base
-        head, tail, count = _list_value.unpack_from(image, at)
-        _list_entry.pack_into(image, base + entry, 0, tail, type_count)
-        if tail:
-            _WORD.pack_into(image, base + tail, entry)
-        _list_value.pack_into(image, at, head or entry, entry, count + 1)
 
     # ------------------------------------------------------------------ the set itself
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ldmsjob.errors import SchemaError, SetExists
 from ldmsjob.sets.metricset import MetricSet
-from ldmsjob.sets.schema import encode_name
+from ldmsjob.sets.names import encode_name
 
 MAX_INFO_BYTES = 254
 """Of a key or a value: what the announcement of a set has room for."""

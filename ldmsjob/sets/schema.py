@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ldmsjob.errors import SchemaError
+from ldmsjob.sets.names import encode_name
 from ldmsjob.values import LIST, RECORD_ARRAY, RECORD_TYPE, ValueType
 
 if TYPE_CHECKING:
@@ -40,17 +41,6 @@ _HEAP_UNIT = 512
 def round_up(size: int, unit: int = 8) -> int:
     """``size`` rounded up to a multiple of ``unit``."""
     return -(-size // unit) * unit
-
-
-def encode_name(text: str) -> bytes:
-    """A name as it stands in images. Raises ``SchemaError`` for what is not text."""
-    try:
-        data = text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise SchemaError(f"{text[:32]!r} cannot be written as UTF-8") from None
-    if 0 in data:
-        raise SchemaError(f"a NUL stands in {text[:32]!r}")
-    return data
 
 
 def _text_area(name: str, unit: str | None) -> bytes:
