@@ -23,9 +23,10 @@ from zope.interface import implementer
 from ldmsjob.credentials import READ, InGroup, may_access, no_secondary_groups
 from ldmsjob.ere import Ere, EreError
 from ldmsjob.errors import PLUGIN_FAULTS, ChannelTaken, ConfigError, PublishError
+from ldmsjob.heldcredit import PAUSE_BYTES, Held, HeldCredit
 from ldmsjob.interfaces import ILink, IRail, ISubscription
 from ldmsjob.limitedlog import LimitedLog
-from ldmsjob.outlets import Held, Outlet, Route, Subscriber, Wish
+from ldmsjob.outlets import Outlet, Route, Subscriber, Wish
 from ldmsjob.wire.events import (
     JSON,
     MAX_HOPS,
@@ -35,7 +36,6 @@ from ldmsjob.wire.events import (
     Forward,
     Message,
     Publish,
-    ReturnCredit,
 )
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ Receiver = Callable[[Message], None]
 
 MAX_QUEUE_BYTES = 16 * 1024 * 1024
 """What may wait for one subscriber; what does not fit is dropped for it."""
-
-PAUSE_BYTES = 256 * 1024
-"""A publisher of whom more than this waits for slow subscribers is read no further for a while."""
 
 MAX_ROUTES = 1024
 """Channels whose subscribers are remembered. Peers invent channel names, so there is a bound."""
@@ -95,21 +92,17 @@ class MessageHub:
     ) -> None:
         self.enabled = False
         self._stats = stats
-        self._turn = turn
         self._limited = LimitedLog(self.log, now=now)
         self._wall_clock_us = wall_clock_us
         self._in_group = in_group
         self._max_queue_bytes = max_queue_bytes
-        self._pause_bytes = pause_bytes
         self._locals: dict[str, _LocalSubscription] = {}
         self._subscribers: dict[ILink | IRail, Subscriber] = {}
         self._outlets: dict[ILink, Outlet] = {}
         """Of the links that are open. A rail's are added when messages first go there."""
         self._routes: dict[str, Route] = {}
         self._waiting: dict[Outlet, None] = {}
-        self._held_bytes: dict[ILink, int] = {}
-        self._paused: set[ILink] = set()
-        self._due: dict[ILink, list[int]] = {}
+        self._credit = HeldCredit(turn, stats, pause_bytes, self._awaits_credit)
         self._published = 0
         self._on_waiting: Callable[[], None] = lambda: None
 
@@ -218,9 +211,7 @@ class MessageHub:
             for outlet in subscriber.outlets.values():
                 self._outlets.pop(outlet.link, None)
                 self._drop_queue(outlet, "dropped_closed")
-        self._held_bytes.pop(link, None)
-        self._paused.discard(link)
-        self._due.pop(link, None)
+        self._credit.forget(link)
 
     # Messages
 
@@ -249,7 +240,7 @@ class MessageHub:
         held.waiting -= 1
         if not held.waiting:
             return True
-        self._hold(held)
+        self._credit.hold(held)
         return False
 
     def publish(
@@ -423,7 +414,7 @@ class MessageHub:
                 outlet.moved = True
                 self._waiting[outlet] = None
                 # It must be read for its credit to arrive.
-                self._resume(outlet.link)
+                self._credit.resume(outlet.link)
                 if len(self._waiting) == 1:
                     self._on_waiting()
 
@@ -440,7 +431,7 @@ class MessageHub:
             outlet.queued_bytes -= size
             outlet.moved = True
             self._send(outlet, command)
-            self._settle(held)
+            self._credit.settle(held)
         if not queue:
             self._waiting.pop(outlet, None)
 
@@ -463,6 +454,11 @@ class MessageHub:
             )
             self._drop_queue(outlet, "dropped_stuck")
 
+    def _awaits_credit(self, link: ILink) -> bool:
+        """Whether messages wait for that link's peer: it must be read for its credit to arrive."""
+        outlet = self._outlets.get(link)
+        return outlet is not None and bool(outlet.queue)
+
     def _drop_queue(self, outlet: Outlet, counter: str) -> None:
         self._waiting.pop(outlet, None)
         dropped = list(outlet.queue)
@@ -471,52 +467,4 @@ class MessageHub:
         if dropped:
             self._stats.add(counter, len(dropped))
         for _command, _size, held in dropped:
-            self._settle(held)
-
-    # Credit that is held back
-
-    def _hold(self, held: Held) -> None:
-        """Its credit stays here. Read its publisher no further when that becomes much.
-
-        A publisher for whom something waits in turn is read on: its credit has to arrive.
-        """
-        origin = held.origin
-        total = self._held_bytes.get(origin, 0) + held.credit
-        self._held_bytes[origin] = total
-        if total > self._pause_bytes and origin not in self._paused:
-            outlet = self._outlets.get(origin)
-            if outlet is None or not outlet.queue:
-                self._paused.add(origin)
-                self._stats.add("publishers_paused")
-                origin.pause_reading()
-
-    def _settle(self, held: Held | None) -> None:
-        """One of the subscribers that it waited for is dealt with."""
-        if held is None:
-            return
-        held.waiting -= 1
-        if held.waiting:
-            return
-        origin = held.origin
-        if origin not in self._held_bytes:
-            return  # It closed meanwhile.
-        total = self._held_bytes[origin] - held.credit
-        if total > 0:
-            self._held_bytes[origin] = total
-        else:
-            del self._held_bytes[origin]
-        if total <= self._pause_bytes // 2:
-            self._resume(origin)
-        self._due.setdefault(origin, []).append(held.credit)
-        self._turn.at_end(self._return_due)
-
-    def _resume(self, link: ILink) -> None:
-        if link in self._paused:
-            self._paused.discard(link)
-            link.resume_reading()
-
-    def _return_due(self) -> None:
-        """Return the credit of all messages that waited and have been dealt with."""
-        due, self._due = self._due, {}
-        for link, amounts in due.items():
-            link.send(ReturnCredit(amounts))
+            self._credit.settle(held)

@@ -19,6 +19,7 @@ from ldmsjob.wire.rates import RateWindow
 
 if TYPE_CHECKING:
     from ldmsjob.ere import Ere
+    from ldmsjob.heldcredit import Held
     from ldmsjob.wire.events import Credential, WireCommand
     from ldmsjob.wire.setevents import SetCommand
 
@@ -30,20 +31,6 @@ MAX_REGEX_SIZE = 2000
 
 MAX_REGEX_CHANNEL = 255
 """Channel names longer than this are found by exact subscriptions only."""
-
-
-class Held:
-    """A message that has not reached all its subscribers, and whom to credit when it has.
-
-    ``waiting`` counts the queues that it is in, and one more while it is being handed out.
-    """
-
-    __slots__ = ("credit", "origin", "waiting")
-
-    def __init__(self, origin: ILink, credit: int) -> None:
-        self.origin = origin
-        self.credit = credit
-        self.waiting = 1
 
 
 class Outlet:
