@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ldmsjob.credentials import READ, InGroup, may_access
-from ldmsjob.ere import Ere, EreError
-from ldmsjob.sets.layout import COPY_HEADER, TRANSACTION_FINISHED
+from ldmsjob.ere import EreError
+from ldmsjob.grants import Grant
+from ldmsjob.searches import Search
+from ldmsjob.setdescription import directory_entry, info_of
 from ldmsjob.wire.setevents import (
-    NOTIFY_ALL,
-    NOTIFY_MODIFIED,
     READ_NOT_ALLOWED,
     READ_OK,
     READ_OUTSIDE,
@@ -32,10 +32,8 @@ from ldmsjob.wire.setevents import (
     DeletionAcknowledged,
     DeletionWanted,
     DirectoryCancelled,
-    DirectoryEntry,
     DirectoryWanted,
     FailLookup,
-    Info,
     LookupWanted,
     Notify,
     NotifyCancelled,
@@ -44,7 +42,6 @@ from ldmsjob.wire.setevents import (
     PushCancelled,
     PushWanted,
     ReadWanted,
-    Time,
     UpdateDirectory,
 )
 
@@ -65,109 +62,7 @@ SLICE_BYTES = 1024 * 1024
 ENTRY_BYTES = 512
 ANNOUNCEMENT_BYTES = 256
 REQUEST_BYTES = 64
-STEP_BYTES = 8
-"""What an entry, an announcement, any request and a step of a search count for in a slice."""
-
-_RIGHTS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")
-
-_read_state = COPY_HEADER.part("ts_sec", "trans_flags").unpack_from
-
-
-def directory_entry(metric_set: MetricSet) -> DirectoryEntry:
-    """What the directory says of a set now."""
-    layout = metric_set.layout
-    seconds, microseconds, took_s, took_us, state = _read_state(
-        metric_set.image, metric_set.copy_offset
-    )
-    return DirectoryEntry(
-        name=metric_set.instance,
-        schema=metric_set.schema.name,
-        digest=metric_set.schema.digest.hex().upper(),
-        flags="CL " if state == TRANSACTION_FINISHED else " L ",
-        meta_size=layout.meta_size,
-        data_size=layout.data_size,
-        heap_size=layout.heap_size,
-        uid=metric_set.uid,
-        gid=metric_set.gid,
-        perm=permission_text(metric_set.perm),
-        card=len(metric_set.schema.metrics),
-        array_card=metric_set.schema.array_card,
-        meta_gn=metric_set.meta_generation,
-        data_gn=metric_set.data_generation,
-        timestamp=Time(seconds, microseconds),
-        duration=Time(took_s, took_us),
-        info=_info(metric_set),
-    )
-
-
-def permission_text(perm: int) -> str:
-    """Permission bits as the directory shows them: ``-rw-r-----``."""
-    return f"-{_RIGHTS[perm >> 6 & 7]}{_RIGHTS[perm >> 3 & 7]}{_RIGHTS[perm & 7]}"
-
-
-def _info(metric_set: MetricSet) -> tuple[Info, ...]:
-    info = metric_set.info
-    return tuple([Info(key, value) for key, value in info.items()]) if info else ()
-
-
-class Grant:
-    """A set as it was announced to one link. ``number`` makes its handles; it is never 0."""
-
-    __slots__ = (
-        "address",
-        "key",
-        "metric_set",
-        "notify",
-        "on_change",
-        "push_id",
-        "pushed_meta_gn",
-        "reader",
-        "set_id",
-        "token",
-    )
-
-    def __init__(self, reader: Reader, metric_set: MetricSet, number: int) -> None:
-        self.reader = reader
-        self.metric_set = metric_set
-        self.key = number.to_bytes(4, "big")
-        self.address = number << 32
-        self.set_id = number.to_bytes(8, "little")
-        self.token = number
-        self.push_id: bytes | None = None
-        self.on_change = False
-        self.pushed_meta_gn = 0
-        self.notify: NotifyWanted | None = None
-
-    @property
-    def wants_changes(self) -> bool:
-        """Whether the end of each transaction is to be told."""
-        return (self.push_id is not None and self.on_change) or self.notifies(NOTIFY_MODIFIED)
-
-    def notifies(self, what: int) -> bool:
-        """Whether the link wants to be notified of that."""
-        notify = self.notify
-        return notify is not None and (notify.what == NOTIFY_ALL or bool(notify.what & what))
-
-
-class _Search:
-    """A lookup that may find several sets, under way."""
-
-    __slots__ = ("announced", "cost", "found", "matches", "sets", "wanted")
-
-    def __init__(
-        self,
-        wanted: LookupWanted,
-        sets: Iterator[MetricSet],
-        matches: Callable[[MetricSet], bool],
-        cost: int,
-    ) -> None:
-        self.wanted = wanted
-        self.sets = sets
-        self.matches = matches
-        self.cost = cost
-        self.found: MetricSet | None = None
-        """Found and not announced: whether more follow is not known yet."""
-        self.announced = False
+"""What an entry, an announcement and any request count for in a slice."""
 
 
 class Reader:
@@ -209,7 +104,7 @@ class Reader:
         self._withheld: set[MetricSet] = set()
         self._behind: dict[Grant, None] = {}
         self._waiting: deque[Any] = deque()
-        self._search: _Search | None = None
+        self._search: Search | None = None
         self._calls: dict[type[Any], Callable[[Any], None]] = {
             ReadWanted: self._read,
             LookupWanted: self._look_up,
@@ -347,29 +242,14 @@ class Reader:
             else:
                 self._announce(event.xid, metric_set, more=False)
             return
-        cost = STEP_BYTES
-        search: Callable[[str], bool] = path.__eq__
-        if event.is_regex:
-            try:
-                expression = Ere(path)
-            except EreError:
-                self._fail(event.xid, errno.EINVAL)
-                return
-            search = expression.search
-            cost *= expression.size
-        if event.by_schema:
+        try:
+            self._search = search = Search(event, self._registry)
+        except EreError:
+            self._fail(event.xid, errno.EINVAL)
+            return
+        self._advance(search)
 
-            def matches(metric_set: MetricSet) -> bool:
-                return search(metric_set.schema.name)
-        else:
-
-            def matches(metric_set: MetricSet) -> bool:
-                return search(metric_set.instance)
-
-        self._search = _Search(event, iter(self._registry), matches, cost)
-        self._advance(self._search)
-
-    def _advance(self, search: _Search) -> None:
+    def _advance(self, search: Search) -> None:
         """Go on with a search until it has found all, or the slice is used up."""
         while self._may_go_on():
             metric_set = next(search.sets, None)
@@ -381,12 +261,11 @@ class Reader:
                 found, search.found = search.found, metric_set
                 if found is None or not self._is_there(found):
                     continue
-                search.announced = True
                 if not self._announce(search.wanted.xid, found, more=True):
                     self._search = None
                     return
 
-    def _finish(self, search: _Search) -> None:
+    def _finish(self, search: Search) -> None:
         self._search = None
         if search.found is not None and self._is_there(search.found):
             self._announce(search.wanted.xid, search.found, more=False)
@@ -422,7 +301,7 @@ class Reader:
             array_card=schema.array_card,
             schema=schema.name,
             instance=metric_set.instance,
-            info=_info(metric_set),
+            info=info_of(metric_set),
         )
         self.link.send(AnnounceSet(xid, announced, more))
         return True

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ldmsjob.credentials import InGroup, no_secondary_groups
-from ldmsjob.readers import Grant, Reader
+from ldmsjob.grants import Grant
+from ldmsjob.readers import Reader
 from ldmsjob.wire.setevents import (
     NOTIFY_MODIFIED,
     NOTIFY_USER_DATA,

@@ -1,0 +1,53 @@
+"""What peers are told of a set before they read it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ldmsjob.sets.layout import COPY_HEADER, TRANSACTION_FINISHED
+from ldmsjob.wire.setevents import DirectoryEntry, Info, Time
+
+if TYPE_CHECKING:
+    from ldmsjob.sets.metricset import MetricSet
+
+_RIGHTS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")
+
+_read_state = COPY_HEADER.part("ts_sec", "trans_flags").unpack_from
+
+
+def directory_entry(metric_set: MetricSet) -> DirectoryEntry:
+    """What the directory says of a set now."""
+    layout = metric_set.layout
+    seconds, microseconds, took_s, took_us, state = _read_state(
+        metric_set.image, metric_set.copy_offset
+    )
+    return DirectoryEntry(
+        name=metric_set.instance,
+        schema=metric_set.schema.name,
+        digest=metric_set.schema.digest.hex().upper(),
+        flags="CL " if state == TRANSACTION_FINISHED else " L ",
+        meta_size=layout.meta_size,
+        data_size=layout.data_size,
+        heap_size=layout.heap_size,
+        uid=metric_set.uid,
+        gid=metric_set.gid,
+        perm=permission_text(metric_set.perm),
+        card=len(metric_set.schema.metrics),
+        array_card=metric_set.schema.array_card,
+        meta_gn=metric_set.meta_generation,
+        data_gn=metric_set.data_generation,
+        timestamp=Time(seconds, microseconds),
+        duration=Time(took_s, took_us),
+        info=info_of(metric_set),
+    )
+
+
+def permission_text(perm: int) -> str:
+    """Permission bits as the directory shows them: ``-rw-r-----``."""
+    return f"-{_RIGHTS[perm >> 6 & 7]}{_RIGHTS[perm >> 3 & 7]}{_RIGHTS[perm & 7]}"
+
+
+def info_of(metric_set: MetricSet) -> tuple[Info, ...]:
+    """A set's info as peers are told of it."""
+    info = metric_set.info
+    return tuple([Info(key, value) for key, value in info.items()]) if info else ()
