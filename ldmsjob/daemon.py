@@ -427,9 +427,15 @@ class Daemon(OrderedServices):
 
     @inlineCallbacks
     def stopService(self) -> Any:
-        """Stop everything and remove the pid file."""
+        """Stop everything, remove the pid file, and log what was counted."""
         yield super().stopService()
         self._remove_pid_file()
+        for group, counters in self.stats.groups():
+            self.log.info(
+                "counters of {group}: {counters}",
+                group=group,
+                counters=" ".join(f"{name}={value}" for name, value in counters.items()),
+            )
         self.log.info("LDMS Daemon exiting...status {rc}", rc=self.exit_status, always=True)
 
     def _remove_pid_file(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from zope.interface import implementer
 
 from ldmsjob.interfaces import IStats
@@ -38,9 +40,14 @@ class Stats:
         """Forget a group, e.g. that of a link that closed."""
         self._children.pop(name, None)
 
-    def snapshot(self) -> dict[str, object]:
-        """All counters of this group and below as nested dictionaries."""
-        result: dict[str, object] = dict(self.values)
-        for name, group in self._children.items():
-            result[name] = group.snapshot()
-        return result
+    def groups(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """The groups below this one as ``a/b`` and their counters, without those that are 0.
+
+        Groups and counters are sorted; a group without counters is left out.
+        """
+        for name, group in sorted(self._children.items()):
+            counted = {counter: value for counter, value in sorted(group.values.items()) if value}
+            if counted:
+                yield name, counted
+            for below, values in group.groups():
+                yield f"{name}/{below}", values

@@ -148,6 +148,32 @@ class DaemonTests(SynchronousTestCase):
         self.assertIn("ready", always[0]["log_format"])
         self.assertEqual(always[1]["rc"], 0)
 
+    def test_counters_are_told_at_the_end(self):
+        """One INFO line for each group that has counted anything, before the last line."""
+        events = []
+        self.patch(type(self.daemon), "log", Logger(observer=events.append))
+        self.rig.read(BOTH)
+        self.rig.start()
+        context = self.rig.plugin("a").context
+        context.stats.add("odd", 3)
+        context.stats.add("even", 2)
+        context.stats.add("none", 0)
+        context.apply(JobInit("1"), 1)
+        del events[:]
+        self.successResultOf(self.rig.stop())
+        self.assertEqual(
+            [(event["log_level"], formatEvent(event)) for event in events],
+            [
+                (LogLevel.info, line)
+                for line in (
+                    "counters of job_sets: made=1",
+                    "counters of plugins/jobmgr.jm.a: even=2 odd=3",
+                    "LDMS Daemon exiting...status 0",
+                )
+            ],
+        )
+        self.assertNotIn("always", events[0])
+
     def test_start_that_fails(self):
         """What had started is stopped, and the status is the error's."""
         self.rig.read(BOTH)

@@ -812,4 +812,4 @@ class CostTests(ServingTestCase):
         self.registry.remove("node/a")
         self.assertEqual((self.link.sent, self.other.sent), ([], []))
         self.assertIsNone(metric_set.watcher)
-        self.assertEqual(self.stats.snapshot(), {})
+        self.assertEqual(self.stats.values, {})
