@@ -77,17 +77,18 @@ class MainTests(SynchronousTestCase):
         read, write = os.pipe()
         os.close(read)
         self.addCleanup(os.close, write)
-        for module, *words in (
-            ("ldmsjob.cli.main", "plugins"),
-            ("ldmsjob.cli.main", "publish", "--help"),
-            ("ldmsjob.cli.main", "ls", "-V"),
-            ("ldmsjob.cli.main", "demo", "--fast"),
-            ("twisted", "ldmsjob", "--help"),
-            ("twisted", "ldmsjob", "-u", "all"),
-            ("twisted", "ldmsjob", "-x", "sock:10411", "--check"),
+        twistd = ("-c", "from twisted.scripts.twistd import run; run()", "-n", "ldmsjob")
+        for words in (
+            ("-m", "ldmsjob.cli.main", "plugins"),
+            ("-m", "ldmsjob.cli.main", "publish", "--help"),
+            ("-m", "ldmsjob.cli.main", "ls", "-V"),
+            ("-m", "ldmsjob.cli.main", "demo", "--fast"),
+            (*twistd, "--help"),
+            (*twistd, "-u", "all"),
+            (*twistd, "-x", "sock:10411", "--check"),
         ):
             result = subprocess.run(
-                [sys.executable, "-m", module, *words],
+                [sys.executable, *words],
                 check=False,
                 stdout=write,
                 stderr=subprocess.PIPE,
