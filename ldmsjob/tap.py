@@ -135,16 +135,24 @@ class Program(MultiService):
     """The daemon inside a Twisted application.
 
     Gives the application our log observer, ends it on signals with status 0, and turns a failing
-    start into an exit status.
+    start into an exit status. What failed is written to ``stderr``, which is closed when the daemon
+    runs; without it, to standard error as it is then.
     """
 
     log = Logger(namespace="ldmsd")
 
-    def __init__(self, daemon: Daemon, observer: LineObserver, reactor: Any) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        observer: LineObserver,
+        reactor: Any,
+        stderr: TextIO | None = None,
+    ) -> None:
         super().__init__()
         self.daemon = daemon
         self.observer = observer
         self._reactor = reactor
+        self._stderr = stderr
         daemon.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
@@ -166,7 +174,7 @@ class Program(MultiService):
         try:
             start()
         except ConfigError as error:
-            report(error, self.observer, sys.__stderr__ or sys.stderr)
+            report(error, self.observer, self._stderr or sys.__stderr__ or sys.stderr)
             raise StartFailed(error) from None
 
     def _running(self) -> None:
@@ -178,6 +186,8 @@ class Program(MultiService):
         # of the daemon's time.
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        if self._stderr is not None:
+            self._stderr.close()
         self.daemon.announce()
 
     def _stop(self, number: int, frame: object) -> None:
@@ -245,7 +255,16 @@ def makeService(options: Options) -> Program:
         globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
         report(error, observer, sys.stderr)
         raise SystemExit(error.rc) from None
-    return Program(daemon, observer, reactor)
+    return Program(daemon, observer, reactor, _present_stderr())
+
+
+def _present_stderr() -> TextIO | None:
+    """A copy of standard error: a twistd that goes into the background turns the original away
+    before it starts what may fail. None when there is none."""
+    try:
+        return open(os.dup(2), "w", errors="backslashreplace")
+    except OSError:
+        return None
 
 
 def check(

@@ -140,8 +140,9 @@ class ServiceTests(SynchronousTestCase):
         self.assertIn("    ERROR: config: msg_no 1: error 7: Failed", self.output.getvalue())
 
     def test_signals(self):
-        """Ours are installed when the reactor runs; they stop it."""
+        """Ours are installed when the reactor runs; they stop it. The terminal is let go then."""
         program = self.program("listen xprt=wire\n")
+        program._stderr = io.StringIO()
         installed = []
         self.patch(signal, "signal", lambda number, call: installed.append(number))
         stopped = []
@@ -153,6 +154,7 @@ class ServiceTests(SynchronousTestCase):
         for call, arguments, words in self.reactor.whenRunningHooks:
             call(*arguments, **words)
         self.assertEqual(installed, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+        self.assertTrue(program._stderr.closed)
         program._stop(signal.SIGTERM, None)
         self.assertEqual(stopped, [1])
         self.successResultOf(program.stopService())
@@ -275,10 +277,10 @@ class ProcessTests(TestCase):
             file.write(NOTE.format(port=self.port, file="events.log"))
 
     def twistd(self, *words):
-        """Start one; it is killed at the end if it still runs."""
+        """Start one with these options; it is killed at the end if it still runs."""
         protocol = Process()
         code = "import sys; from twisted.scripts.twistd import run; run()"
-        command = [sys.executable, "-c", code, "-n", "ldmsjob", "-c", "ldmsd.conf", *words]
+        command = [sys.executable, "-c", code, *words, "ldmsjob", "-c", "ldmsd.conf"]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = reactor.spawnProcess(
             protocol, sys.executable, command, environ, path=self.directory
@@ -293,7 +295,7 @@ class ProcessTests(TestCase):
 
     async def test_note(self):
         """The note's configuration listens, and ends on SIGTERM with status 0 and client_close."""
-        twistd = self.twistd()
+        twistd = self.twistd("-n")
         await twistd.ready
         with socket.create_connection(("127.0.0.1", self.port)):
             pass
@@ -310,9 +312,20 @@ class ProcessTests(TestCase):
         with socket.socket(socket.AF_INET6) as taken:
             taken.bind(("::", self.port))
             taken.listen()
-            twistd = self.twistd()
+            twistd = self.twistd("-n")
             twistd.ready.addErrback(lambda _: None)
             self.assertEqual(await twistd.ended, 7)
         self.assertRegex(twistd.errors, r"^ldmsd.conf:2: .*; another program listens there.*\n$")
         self.assertNotIn("Traceback", twistd.output)
+        self.assertEqual(os.listdir(self.directory), ["ldmsd.conf"])
+
+    async def test_port_in_use_in_the_background(self):
+        """Status 1 is twistd's; but the whole message stands on standard error all the same."""
+        with socket.socket(socket.AF_INET6) as taken:
+            taken.bind(("::", self.port))
+            taken.listen()
+            twistd = self.twistd()
+            twistd.ready.addErrback(lambda _: None)
+            self.assertEqual(await twistd.ended, 1)
+        self.assertRegex(twistd.errors, r"(?m)^ldmsd.conf:2: .*; another program listens there.*$")
         self.assertEqual(os.listdir(self.directory), ["ldmsd.conf"])
