@@ -283,6 +283,17 @@ class JobManagerTests(SynchronousTestCase):
         self.assertEqual(b.context.stats.get("x"), 0)
         self.rig.run("load name=a plugin=sampler")
 
+    def test_counters_of_a_terminated_instance(self):
+        """Are gone: a new one of that name begins at 0."""
+        self.rig.read(CONFIGURED)
+        self.rig.plugin("a").context.stats.add("x")
+        group = "plugins/jobmgr.jm.a"
+        self.assertEqual(dict(self.rig.daemon.stats.groups())[group], {"x": 1})
+        self.rig.run("term name=a")
+        self.assertNotIn(group, dict(self.rig.daemon.stats.groups()))
+        self.rig.run("load name=a plugin=jm")
+        self.assertEqual(self.rig.plugin("a").context.stats.get("x"), 0)
+
     def test_two_of_one_channel(self):
         """Are refused before anything starts, as long as both are to run."""
         self.rig.read(
