@@ -411,6 +411,7 @@ class NameTests(JobSetsCase):
         self.assertEqual(self.stats.get("not_offered"), 1)
         self.clock.advance(10)
         self.assertIs(self.registry.get("nodeJ/job_slurm_42"), other)
+        self.assertEqual(self.stats.get("removed"), 0)
         self.assertEqual(self.table.jobs(), [])
 
     def test_name_that_cannot_be(self) -> None:
