@@ -8,7 +8,6 @@ nine blanks for its level. See docs/operating.md, Log.
 from __future__ import annotations
 
 import functools
-import os
 import re
 import sys
 import syslog
@@ -189,7 +188,7 @@ def stamp_from(environ: Mapping[str, str]) -> Callable[[float], str]:
 
 @implementer(ILogObserver)
 class LineObserver:
-    """Writes events as lines to standard output, to a file that may be reopened, or to syslog.
+    """Writes events as lines to standard output, to a file, or to syslog.
 
     A line that cannot be written is dropped and counted in ``lost``: a full disk must not stop the
     daemon.
@@ -200,7 +199,7 @@ class LineObserver:
         self.lost = 0
         self._stamp = stamp
         self._output = output
-        self._path: str | None = None
+        self._in_file = False
         self._syslog = False
 
     def __call__(self, event: LogEvent) -> None:
@@ -242,16 +241,9 @@ class LineObserver:
                 f"the log file '{path}' cannot be opened: {error.strerror}", rc=error.errno or 22
             ) from None
         self._close()
-        self._output, self._path, self._syslog = output, os.path.abspath(path), False
-
-    def reopen(self) -> bool:
-        """Open the log file again, for a log rotation; False when there is none."""
-        if self._path is None or self._syslog:
-            return False
-        self.open(self._path)
-        return True
+        self._output, self._in_file, self._syslog = output, True, False
 
     def _close(self) -> None:
-        if self._path is not None:
+        if self._in_file:
             self._output.close()
-            self._path, self._output = None, sys.__stdout__ or self._output
+            self._in_file, self._output = False, sys.__stdout__ or self._output
