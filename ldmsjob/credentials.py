@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ldmsjob.wire.events import Credential
 
-READ, WRITE, EXECUTE = 0o444, 0o222, 0o111
+READ, WRITE = 0o444, 0o222
 """Access masks: what is wanted, in the places of owner, group and others."""
 
 InGroup = Callable[[int, int], bool]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ldmsjob.credentials import EXECUTE, READ, WRITE, may_access
+from ldmsjob.credentials import READ, WRITE, may_access
 from ldmsjob.wire.events import Credential
 
 OWNER, GROUP, OTHER, ROOT = (
@@ -27,7 +27,6 @@ class MayAccessTests(SynchronousTestCase):
             (OWNER, 0o400, READ, True),
             (OWNER, 0o400, WRITE, False),
             (OWNER, 0o200, WRITE, True),
-            (OWNER, 0o100, EXECUTE, True),
             (OWNER, 0o040, READ, False),
             (OWNER, 0o004, READ, True),
             (GROUP, 0o400, READ, False),
