@@ -84,26 +84,7 @@ TYPES = (
 )
 """Every type that may occur in an image."""
 
-PLAIN_TYPES = tuple(kind for kind in TYPES if kind.is_plain)
-"""Scalars, text, arrays and timestamps."""
-
 TYPES_BY_ID = {kind.type_id: kind for kind in TYPES}
-
-_TYPES_BY_NAME = {kind.name: kind for kind in TYPES} | {
-    "char_array": CHAR_ARRAY,
-    "list": LIST,
-    "record": RECORD_TYPE,
-    "record_array": RECORD_ARRAY,
-    "ts": TIMESTAMP,
-}
-
-
-def type_named(name: str) -> ValueType:
-    """The type that people call ``name``, in any case. Raises ``ValueError``."""
-    kind = _TYPES_BY_NAME.get(name.lower())
-    if kind is None:
-        raise ValueError(f"there is no metric type {name!r}")
-    return kind
 
 
 def fill_text(text: str | bytes | bytearray, count: int) -> bytes:

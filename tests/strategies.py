@@ -12,10 +12,13 @@ from ldmsjob.values import (
     CHAR_ARRAY,
     F32,
     F32_ARRAY,
-    PLAIN_TYPES,
     TIMESTAMP,
+    TYPES,
     ValueType,
 )
+
+PLAIN_TYPES = tuple(kind for kind in TYPES if kind.is_plain)
+"""Scalars, text, arrays and timestamps."""
 
 _names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
 _units = st.none() | st.text("kBs/%", max_size=4)

@@ -17,7 +17,7 @@ from ldmsjob.cli.ls_json import decomposition, entry_record, json_value, reading
 from ldmsjob.cli.ls_text import age_intervals, directory_tab, set_tab, set_text
 from ldmsjob.peer import Peer
 from ldmsjob.sets.decoded import DecodedSet
-from ldmsjob.values import PLAIN_TYPES, pack_value, unpack_value
+from ldmsjob.values import pack_value, unpack_value
 from ldmsjob.wire.setevents import (
     DirectoryEntry,
     Info,
@@ -25,6 +25,7 @@ from ldmsjob.wire.setevents import (
 )
 from tests.interop.record_ls import GOLDEN, SHOWN_MORE, recorded_sets
 from tests.set_owners import Image, Owner
+from tests.strategies import PLAIN_TYPES
 
 
 def golden(name: str) -> str:

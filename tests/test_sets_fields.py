@@ -14,7 +14,6 @@ from ldmsjob.sets.schema import Member, Schema
 from ldmsjob.values import (
     CHAR_ARRAY,
     D64,
-    PLAIN_TYPES,
     S16_ARRAY,
     S32,
     TIMESTAMP,
@@ -23,7 +22,7 @@ from ldmsjob.values import (
     U64,
     timestamp_word,
 )
-from tests.strategies import plain_values
+from tests.strategies import PLAIN_TYPES, plain_values
 from tests.test_sets_layout import job_set_schema
 
 NOW_US = 1_700_000_000_000_005

@@ -18,7 +18,6 @@ from ldmsjob.sets.schema import Member, RecordLayout, Schema
 from ldmsjob.values import (
     CHAR_ARRAY,
     LIST,
-    PLAIN_TYPES,
     RECORD_ARRAY,
     RECORD_TYPE,
     S16,
@@ -27,7 +26,7 @@ from ldmsjob.values import (
     U32,
     U64,
 )
-from tests.strategies import counts, instance_names, plain_values, schemas
+from tests.strategies import PLAIN_TYPES, counts, instance_names, plain_values, schemas
 
 
 def sample_schema(array_card: int = 1) -> Schema:

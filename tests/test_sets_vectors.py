@@ -27,10 +27,12 @@ from ldmsjob.values import (
     RECORD_ARRAY,
     RECORD_TYPE,
     TIMESTAMP,
+    TYPES,
     TYPES_BY_ID,
     ValueType,
-    type_named,
 )
+
+TYPES_BY_NAME = {kind.name: kind for kind in TYPES}
 
 VECTORS = {
     path.stem: json.loads(path.read_text())
@@ -137,13 +139,13 @@ def schema_of(vector: dict[str, Any]) -> Schema:
     described = vector["schema"]
     schema = Schema(described["name"], array_card=described["array_card"])
     for metric in described["metrics"]:
-        kind = type_named(metric["type"])
+        kind = TYPES_BY_NAME[metric["type"]]
         name, unit = metric["name"], metric["unit"]
         if kind is LIST:
             schema.add_list(name, metric["heap"], unit=unit)
         elif kind is RECORD_TYPE:
             members = [
-                Member(item["name"], type_named(item["type"]), item["count"], item["unit"])
+                Member(item["name"], TYPES_BY_NAME[item["type"]], item["count"], item["unit"])
                 for item in metric["members"]
             ]
             schema.add_record_type(name, members, unit=unit)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob import values as v
-from tests.strategies import counts, plain_values
+from tests.strategies import PLAIN_TYPES, counts, plain_values
 
 
 class TypeTests(SynchronousTestCase):
-    """The types and their names."""
+    """The types."""
 
     def test_ids(self) -> None:
         """The numbers that stand in images are those of LDMS."""
@@ -27,14 +27,6 @@ class TypeTests(SynchronousTestCase):
                 **{"record_type": 25, "record_inst": 26, "record[]": 27, "timestamp": 28},
             },
         )
-
-    def test_names(self) -> None:
-        """Types are found by name and by the other names that LDMS takes, in any case."""
-        for kind in v.TYPES:
-            self.assertIs(v.type_named(kind.name.upper()), kind)
-        self.assertIs(v.type_named("char_array"), v.CHAR_ARRAY)
-        self.assertIs(v.type_named("ts"), v.TIMESTAMP)
-        self.assertRaises(ValueError, v.type_named, "u65")
 
     def test_slots(self) -> None:
         """A value takes up a multiple of 8 bytes, an empty array nothing."""
@@ -151,14 +143,14 @@ class RoundTripTests(SynchronousTestCase):
     @given(st.data())
     def test_round_trip(self, data: st.DataObject) -> None:
         """Every plain value of every type comes back, wherever it stands."""
-        kind = data.draw(st.sampled_from(v.PLAIN_TYPES))
+        kind = data.draw(st.sampled_from(PLAIN_TYPES))
         count = data.draw(counts(kind))
         value = data.draw(plain_values(kind, count))
         packed = v.pack_value(kind, count, value)
         self.assertEqual(len(packed), kind.value_size(count))
         self.assertEqual(v.unpack_value(kind, count, b"xyz" + packed + b"xyz", 3), value)
 
-    @given(st.sampled_from(v.PLAIN_TYPES), st.data())
+    @given(st.sampled_from(PLAIN_TYPES), st.data())
     def test_anything_packs_or_is_refused(self, kind: v.ValueType, data: st.DataObject) -> None:
         """Any number for any type gives the right number of bytes; other things a ValueError."""
         value = data.draw(
