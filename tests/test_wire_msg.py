@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from construct import GreedyBytes, Struct
+from construct import Array, GreedyBytes, Struct
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -13,6 +13,7 @@ from ldmsjob.errors import PeerError, PublishError
 from ldmsjob.wire import msg, zap
 from ldmsjob.wire.buffers import Limits, flat_struct
 from ldmsjob.wire.events import (
+    MAX_HOPS,
     MAX_MESSAGE_BYTES,
     Credential,
     Message,
@@ -28,11 +29,12 @@ NOW = 1_796_000_000_123_456
 PEER = SourceAddress(2, 4711, bytes((10, 0, 0, 7)) + bytes(12))
 ROOT = Credential(0, 0)
 
+HOPS = Array(MAX_HOPS + 1, msg.HOP)
 FULL_FRAME = Struct(
     "head" / zap.COUNTED_HEAD,
     "fragment" / msg.FRAGMENT_HEAD,
     "fixed" / msg.MESSAGE_FIXED,
-    "hops" / msg.HOPS,
+    "hops" / HOPS,
     "body" / GreedyBytes,
 )
 
@@ -97,7 +99,7 @@ class DeclarationTests(SynchronousTestCase):
 
     def test_sizes(self):
         """The channel name of an unfragmented message begins at byte 456 of its frame."""
-        self.assertEqual(msg.MESSAGE_FIXED.sizeof() + msg.HOPS.sizeof(), 384)
+        self.assertEqual(msg.MESSAGE_FIXED.sizeof() + HOPS.sizeof(), 384)
         self.assertEqual(msg.TAG_AT, 456)
 
     def test_tag_hash(self):
@@ -232,7 +234,7 @@ class ForwardTests(SynchronousTestCase):
         self.assertEqual((record.received_sec, record.received_nsec), divmod(NOW * 1000, 10**9))
         sent = divmod((NOW + 1_000_001) * 1000, 10**9)
         self.assertEqual((record.sent_sec, record.sent_nsec), sent)
-        self.assertEqual(msg.HOPS.build(after.hops)[64:], bytes(224))
+        self.assertEqual(HOPS.build(after.hops)[64:], bytes(224))
 
     def test_garbage_is_not_passed_on(self):
         """What a C peer leaves in padding and unused hop records does not leave this host."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from functools import lru_cache
 
-from construct import Array, Bytes, Int8ub, Int16ub, Int32sb, Int32ub, Int64sb, Int64ub, Padding
+from construct import Bytes, Int8ub, Int16ub, Int32sb, Int32ub, Int64sb, Int64ub, Padding
 from construct import Struct as Declaration
 
 from ldmsjob.errors import PeerError, PublishError
@@ -67,8 +67,8 @@ HOP = Declaration(
     "sent_sec" / Int64sb,
     "sent_nsec" / Int64sb,
 )
-HOPS = Array(MAX_HOPS + 1, HOP)
-"""Stands between the fixed part and the channel name. Record 0 is the publisher's."""
+"""One of ``MAX_HOPS + 1`` records between the fixed part and the channel name. The first one is the
+publisher's."""
 CREDIT = Declaration(*REQUEST_HEAD.subcons, "credit" / Int32ub, "rc" / Int32sb)
 SUBSCRIPTION_HEAD = Declaration(*REQUEST_HEAD.subcons, "word" / Bytes(4), "rate" / Int64sb)
 """MSG_SUB and MSG_UNSUB in front of the match string. See ``match_word``."""
