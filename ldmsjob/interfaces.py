@@ -275,7 +275,8 @@ class IJobSubscriber(Interface):
     """One method per thing that can happen, so that a reader sees the whole life of a job here.
 
     A method may return a Deferred, or be a coroutine function: this subscriber's next event then
-    waits for it, and nobody else's does. ``ldmsjob.subscriber.JobSubscriber`` has them all doing nothing.
+    waits for it, and nobody else's does. ``ldmsjob.subscriber.JobSubscriber`` has them all doing
+    nothing.
     """
 
     def job_started(event: JobStarted) -> Deferred[None] | None:
