@@ -18,6 +18,7 @@ from ldmsjob.interfaces import (
     ISubscription,
 )
 from ldmsjob.logformat import LevelLogger, Levels
+from ldmsjob.notices import OPENING, check_opening
 from ldmsjob.sets.metricset import MetricSet
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
@@ -131,6 +132,8 @@ class JobManagerContext(PluginContext):
 
     def apply(self, notice: Notice, received_time_us: int) -> None:
         """See ``IJobManagerContext``."""
+        if isinstance(notice, OPENING):
+            check_opening(notice)
         self.core.jobs.apply(notice, received_time_us, self.resource_manager, self.policy)
 
     def received_time_us(self) -> int:

@@ -77,6 +77,10 @@ class ChannelTaken(LdmsJobError):
     """Another job manager already listens to that message channel (errno 17)."""
 
 
+class NoticeError(LdmsJobError, ValueError):
+    """A job manager tells of a job that there cannot be; nothing has come of it."""
+
+
 class PublishError(LdmsJobError):
     """A message cannot be sent; ``rc`` is the errno that says why (90 too long, 95 service off)."""
 

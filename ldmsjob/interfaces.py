@@ -154,7 +154,8 @@ class IJobManagerContext(IPluginContext):
 
         The core runs the transition table, the set and the events before this returns.
         ``received_time_us`` is wall-clock microseconds since the epoch; it stands in for the time
-        of a notice that has none.
+        of a notice that has none. Raises ``NoticeError``, a ``ValueError``, and does nothing, for
+        what cannot be the id or the owner of a job; docs/plugins.md, A job manager.
         """
 
     def received_time_us() -> int:

@@ -5,12 +5,16 @@ A plugin turns the words of its resource manager into these and hands them to
 late, out of order, or the first that anybody hears of a job.
 
 ``None`` means "not said". Times are microseconds since the epoch; without one the time of receipt
-counts. ``job_id`` is the resource manager's own id as text.
+counts. ``job_id`` is the resource manager's own id as text, see ``check_opening``.
 """
 
 from __future__ import annotations
 
+import re
+
 import msgspec
+
+from ldmsjob.errors import NoticeError
 
 
 class JobInit(msgspec.Struct, frozen=True, gc=False):
@@ -88,3 +92,24 @@ class JobExit(msgspec.Struct, frozen=True, gc=False):
 
 
 Notice = JobInit | StepInit | TaskInit | TaskExit | StepExit | JobExit
+
+Opening = JobInit | StepInit | TaskInit
+"""What a job may begin with, and who owns it may be told by."""
+
+OPENING = (JobInit, StepInit, TaskInit)
+
+_is_job_id = re.compile(r"[A-Za-z0-9._:+-]{1,64}", re.ASCII).fullmatch
+_MAX_IDENTITY = (1 << 32) - 1
+
+
+def check_opening(notice: Opening) -> None:
+    """Raise ``NoticeError`` for what cannot be a job's id or owner.
+
+    Ids are 1 to 64 of the characters ``A-Z a-z 0-9 . _ : + -``: they stand in the names of metric
+    sets and in the lines of event files. Owners are numbers from 0 to 4294967295.
+    """
+    if _is_job_id(notice.job_id) is None:
+        raise NoticeError(f"{notice.job_id[:80]!r} is no job id")
+    for what, number in (("user", notice.uid), ("group", notice.gid)):
+        if number is not None and not 0 <= number <= _MAX_IDENTITY:
+            raise NoticeError(f"{str(number)[:20]} is no {what} id")

@@ -4,10 +4,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from ldmsjob.contexts import PluginContext
-from ldmsjob.errors import ConfigError, SetExists
+from ldmsjob.errors import ConfigError, NoticeError, SetExists
 from ldmsjob.facts import JobKey
 from ldmsjob.interfaces import IJobManagerContext, IPluginContext, ISamplerContext
-from ldmsjob.notices import JobInit
+from ldmsjob.notices import JobInit, StepInit, TaskInit
 from ldmsjob.sets.schema import Schema
 from ldmsjob.subscriber import JobSubscriber
 from ldmsjob.values import U32
@@ -55,6 +55,22 @@ class ContextTests(SynchronousTestCase):
         self.assertEqual(seen, [JobKey("fake", "7")])
         self.assertEqual(self.sampler.jobs()[0].facts.start_us, 5_000_000)
         self.assertIs(self.jobs.find_job(JobKey("fake", "7")), self.sampler.jobs()[0])
+
+    def test_jobs_that_cannot_be(self):
+        """Ids that would break names and lines, and owners that there cannot be, are refused."""
+        notices = [JobInit(job_id=each) for each in ("", 'a"', "a\\", "a/b", "a\n", "é", "a" * 65)]
+        for number in (-1, 1 << 32):
+            notices += [
+                JobInit("8", uid=number),
+                StepInit("8", 0, 0, gid=number),
+                TaskInit("8", 0, 0, 0, uid=number),
+            ]
+        for notice in notices:
+            self.assertRaises(NoticeError, self.jobs.apply, notice, 5_000_000)
+        self.assertEqual(self.jobs.jobs(), [])
+        self.jobs.apply(JobInit("a" * 63 + "9", uid=0, gid=(1 << 32) - 1), 5_000_000)
+        self.jobs.apply(JobInit("1_2:3.4+5-6"), 5_000_000)
+        self.assertEqual(len(self.jobs.jobs()), 2)
 
     def test_messages_off(self):
         """A subscription is refused with rc 95."""

@@ -30,11 +30,14 @@ class LineJobManager:
 
     def receive(self, message):
         """Turn a message into a notice; count what makes no sense."""
-        match message.body.decode("ascii", "replace").split():
-            case ["start", job_id, uid, gid] if uid.isdecimal() and gid.isdecimal():
-                notice = JobInit(job_id, uid=int(uid), gid=int(gid))
-            case ["end", job_id]:
-                notice = JobExit(job_id)
-            case _:
-                return self.context.stats.add("malformed")
-        self.context.apply(notice, self.context.received_time_us())
+        try:
+            match message.body.decode("ascii").split():
+                case ["start", job_id, uid, gid]:
+                    notice = JobInit(job_id, uid=int(uid), gid=int(gid))
+                case ["end", job_id]:
+                    notice = JobExit(job_id)
+                case _:
+                    raise ValueError
+            self.context.apply(notice, self.context.received_time_us())
+        except ValueError:  # also from apply: for an id that nobody can have
+            self.context.stats.add("malformed")

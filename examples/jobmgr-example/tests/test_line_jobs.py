@@ -31,8 +31,9 @@ class LineJobManagerTests(SynchronousTestCase):
     def test_nonsense_is_counted(self):
         """What makes no sense changes nothing and is counted."""
         self.publish("start 7 me mine", "stop", "", b"\xff")
+        self.publish('start 7"7 1000 100', "start 7 1000 4294967296", "start 7 -1 100")
         self.assertEqual(self.events.names, [])
-        self.assertEqual(self.manager.context.stats.get("malformed"), 4)
+        self.assertEqual(self.manager.context.stats.get("malformed"), 7)
 
     def test_stopped(self):
         """Stopped, it hears nothing."""
