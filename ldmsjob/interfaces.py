@@ -397,7 +397,14 @@ class ILinkSite(Interface):
         """Gone. Called once for each link that was opened, and for none that was not."""
 
     def link_refused(peer_address: str, reason: str) -> None:
-        """A connection that ended before it was opened: for counting and logging."""
+        """A connection that ended before it was opened: for counting and logging.
+
+        ``reason`` is ``SILENT`` for one that brought nothing at all.
+        """
+
+
+SILENT = "closed without a word"
+"""Why a connection was not opened over which nothing came: somebody only looked who listens."""
 
 
 @dataclass(frozen=True)

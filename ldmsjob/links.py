@@ -11,7 +11,7 @@ from twisted.logger import Logger, LogLevel
 from zope.interface import implementer
 
 from ldmsjob.errors import PeerError
-from ldmsjob.interfaces import ILink, ILinkSite
+from ldmsjob.interfaces import SILENT, ILink, ILinkSite
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.serving import EVENTS, SetService
 from ldmsjob.sets.registry import SetRegistry
@@ -172,8 +172,9 @@ class LinkSite:
         """
         word = _word(reason)
         self._stats.add(f"not_opened.{word}")
-        self._limited.warn(
+        self._limited.emit(
             f"not opened {word}",
+            LogLevel.info if reason == SILENT else LogLevel.warn,
             "connection with {peer} not accepted: {reason}",
             peer=peer_address,
             reason=reason,

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, Logger, formatEvent
+from twisted.logger import LogEvent, Logger, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from ldmsjob.errors import PeerError
-from ldmsjob.interfaces import ILink, ILinkSite, LinkSettings
+from ldmsjob.interfaces import SILENT, ILink, ILinkSite, LinkSettings
 from ldmsjob.links import LinkSite
 from ldmsjob.messages import MessageHub
 from ldmsjob.stats import Stats
@@ -242,6 +242,13 @@ class LogTests(SiteTestCase):
         self.assertEqual(self.stats.get("not_opened.handshake"), 50)
         self.assertEqual(self.stats.get("not_opened.handshake timeout"), 1)
         self.assertEqual(len(self.lines()), 2)
+
+    def test_connections_without_a_word(self) -> None:
+        """Somebody who only looks who listens is counted, and is nothing to warn of."""
+        self.site.link_refused("10.0.0.9:9", SILENT)
+        self.assertEqual(self.stats.get(f"not_opened.{SILENT}"), 1)
+        self.assertEqual(self.lines(), [f"connection with 10.0.0.9:9 not accepted: {SILENT}"])
+        self.assertEqual(self.logged[-1]["log_level"], LogLevel.info)
 
     def test_refused_requests_are_counted(self) -> None:
         """What a connection refused on its own is counted by its word."""

@@ -14,6 +14,7 @@ from zope.interface.verify import verifyObject
 
 from ldmsjob.errors import AuthFailed, PeerError, PublishError
 from ldmsjob.interfaces import (
+    SILENT,
     AuthStep,
     IAuthentication,
     IAuthenticator,
@@ -152,8 +153,17 @@ class OpeningTests(PairTestCase):
         pair.right.abort("gone")
         pair.settle()
         self.assertEqual(self.left.calls, ["refused"])
-        self.assertTrue(self.left.refused[0][1].startswith("handshake lost: "))
+        self.assertEqual(self.left.refused, [("right", SILENT)])
         self.assertEqual(self.right.calls, ["refused"])
+
+    def test_connection_lost_behind_its_beginning(self) -> None:
+        """One that brought something tells how it ended, in one phrase."""
+        pair = self.pair()
+        pair.left.dataReceived(b"\0")
+        pair.right.abort("gone")
+        pair.settle()
+        self.assertEqual(len(self.left.refused), 1)
+        self.assertRegex(self.left.refused[0][1], "^handshake lost: (?!.*handshake)")
 
     def test_rubbish(self) -> None:
         """Bytes that are no LDMS end the connection as a refusal that names the reason."""

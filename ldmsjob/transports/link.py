@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ldmsjob.errors import AuthFailed, PeerError
-from ldmsjob.interfaces import AuthStep, IAuthenticator, ILink, ILinkSite, LinkSettings
+from ldmsjob.interfaces import SILENT, AuthStep, IAuthenticator, ILink, ILinkSite, LinkSettings
 from ldmsjob.wire.connection import LdmsConnection
 from ldmsjob.wire.events import (
     AuthReceived,
@@ -181,6 +181,7 @@ class LinkProtocol(Protocol):
         self._authentication: Any = None
         self._is_open = False
         self._closing = False
+        self._heard = False
         self._lost = False
         self._reason: Exception | None = None
         self._refusal = ""
@@ -217,6 +218,7 @@ class LinkProtocol(Protocol):
         """Deal with one read: events to the site, then one write per link."""
         if self._closing:
             return
+        self._heard = True
         with self._outbox:
             events = self._connection.receive_data(data, self._wall_clock_us())
             self._outbox.add(self)
@@ -244,9 +246,11 @@ class LinkProtocol(Protocol):
             clean = reason.check(ConnectionDone)
             why = "closed by the peer" if clean else reason.getErrorMessage()
             reason = Failure(PeerError(f"the connection was lost in the handshake: {why}"))
-            self._refusal = "handshake lost"
+            text = f"handshake lost: {why}" if self._heard else SILENT
+        else:
+            text = f"{self._refusal}: {reason.getErrorMessage()}"
         self._on_settled()
-        self._site.link_refused(self.peer_address, f"{self._refusal}: {reason.getErrorMessage()}")
+        self._site.link_refused(self.peer_address, text)
         self._answer_opener(reason)
 
     # ILink
