@@ -155,7 +155,7 @@ class IJobManagerContext(IPluginContext):
         The core runs the transition table, the set and the events before this returns.
         ``received_time_us`` is wall-clock microseconds since the epoch; it stands in for the time
         of a notice that has none. Raises ``NoticeError``, a ``ValueError``, and does nothing, for
-        what cannot be the id or the owner of a job; docs/plugins.md, A job manager.
+        what cannot be the id or the owner of a job; see docs/plugins.md.
         """
 
     def received_time_us() -> int:
