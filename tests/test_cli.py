@@ -122,6 +122,22 @@ class ExitStatusTests(SynchronousTestCase):
             self.assertEqual({each: text for each, text in written.items() if text}, told, tool)
 
 
+class LsTests(SynchronousTestCase):
+    """The command line of ``ldmsjob ls``."""
+
+    def test_mistakes(self):
+        """What is wrong is told with what would be right."""
+        for words, text in (
+            (("-w", "x"), "'x' is not a number of seconds above 0"),
+            (("-w", "nan"), "'nan' is not a number of seconds above 0"),
+            (("-m", "q"), "'q' is no size such as 20M"),
+            (("-E", "("), "'(' is no expression: missing )"),
+        ):
+            status, _, errors = run("ls", *words)
+            self.assertEqual(status, 2)
+            self.assertIn(text, errors)
+
+
 class PluginsTests(SynchronousTestCase):
     """``ldmsjob plugins``."""
 

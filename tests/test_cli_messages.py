@@ -405,6 +405,8 @@ class ClientTests(SynchronousTestCase):
             text, status = explain(Failure(error), "host:411")
             self.assertEqual(status, rc, error)
             self.assertNotIn("\n", text)
+        text, _ = explain(Failure(PeerError("frame of unknown kind 7")), "host:411")
+        self.assertEqual(text, "host:411 does not speak LDMS as it should: frame of unknown kind 7")
         self.assertRaises(ZeroDivisionError, explain, Failure(ZeroDivisionError()), "host:411")
 
     def test_plugins_by_name(self) -> None:

@@ -70,7 +70,8 @@ def run_tool(
     observer = LineObserver(Levels(), stamp_from(os.environ), sys.stderr)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     transport, authenticator = find_plugins(reactor, arguments)
-    peer = f"{arguments.host}:{arguments.port}"
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    peer = f"{host}:{arguments.port}"
 
     def connect(site: ILinkSite, settings: LinkSettings) -> Deferred[ILink]:
         return transport.connect(arguments.host, arguments.port, site, authenticator, settings)
@@ -114,7 +115,7 @@ def explain(failure: Failure, peer: str) -> tuple[str, int]:
     if isinstance(error, PeerError):
         if "Auth mismatch" in text:
             return f"{peer}: {text}; it wants another authentication, see -a", errno.EACCES
-        return f"{peer}: {text}", errno.EPROTO
+        return f"{peer} does not speak LDMS as it should: {text}", errno.EPROTO
     refused = connect_error(error, peer)
     if refused is not None:
         return str(refused), refused.rc

@@ -112,9 +112,14 @@ def add_parser(subparsers: Any) -> None:
 
 def seconds(text: str) -> float:
     """A time to wait, for argparse."""
-    number = float(text)
-    if not 0 < number < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is no time to wait")
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number <= 1e6:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of seconds above 0 and up to 1000000"
+        )
     return number
 
 
@@ -168,7 +173,7 @@ class Selection:
                 try:
                     self._tests.append((name, Ere(name).search))
                 except EreError as error:
-                    raise ValueError(f"{name!r}: {error}") from None
+                    raise ValueError(f"{name!r} is no expression: {error}") from None
             else:
                 self._tests.append((name, name.__eq__))
 
@@ -226,7 +231,7 @@ class Listing:
         address = peer.address
         entries, missing = self._selection.choose(await peer.dir())
         for name in missing:
-            self._complain(f"no set that {name!r} means", NOTHING_FOUND)
+            self._complain(f"no set matches {name!r}", NOTHING_FOUND)
         if not entries and not missing:
             self._complain(f"{address} shows no sets", NOTHING_FOUND)
         await self._show(peer, entries)

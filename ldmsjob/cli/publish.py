@@ -171,7 +171,9 @@ async def publish(arguments: argparse.Namespace, clock: Any, connect: Connect) -
     )
     await site.close()
     if arguments.verbose:
-        print(f"{count} messages published to {link.peer_address}", file=sys.stderr)
+        print(
+            f"{count} message{'s' * (count != 1)} published to {link.peer_address}", file=sys.stderr
+        )
     return 0
 
 
