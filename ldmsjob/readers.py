@@ -105,18 +105,6 @@ class Reader:
         self._behind: dict[Grant, None] = {}
         self._waiting: deque[Any] = deque()
         self._search: Search | None = None
-        self._calls: dict[type[Any], Callable[[Any], None]] = {
-            ReadWanted: self._read,
-            LookupWanted: self._look_up,
-            DirectoryWanted: self._directory,
-            DirectoryCancelled: self._directory_cancelled,
-            PushWanted: self._push_wanted,
-            PushCancelled: self._push_cancelled,
-            NotifyWanted: self._notify_wanted,
-            NotifyCancelled: self._notify_cancelled,
-            DeletionAcknowledged: self._deletion_acknowledged,
-            DeletionWanted: self._deletion_wanted,
-        }
 
     @property
     def grants(self) -> list[Grant]:
@@ -128,12 +116,19 @@ class Reader:
         """The deleted sets that this link has not said to be done with."""
         return list(self._leaving.values())
 
+    def close(self) -> None:
+        """The link has closed: let go of all that was kept for it."""
+        for kept in (self._grants, self._by_key, self._by_set_id, self._leaving, self._behind):
+            kept.clear()
+        self._waiting.clear()
+        self._search = None
+
     # Requests
 
     def take(self, event: Any) -> None:
         """Answer a request, now or when those before it are answered."""
         if not self._waiting and self._search is None and self._may_go_on():
-            self._calls[type(event)](event)
+            _CALLS[type(event)](self, event)
             self.spent += REQUEST_BYTES
         elif len(self._waiting) < MAX_WAITING:
             self._waiting.append(event)
@@ -149,7 +144,7 @@ class Reader:
                 self._advance(self._search)
             elif self._waiting:
                 event = self._waiting.popleft()
-                self._calls[type(event)](event)
+                _CALLS[type(event)](self, event)
                 self.spent += REQUEST_BYTES
             else:
                 return
@@ -463,3 +458,18 @@ class Reader:
         """We have looked nothing up: that set is not in use here."""
         self._stats.add("refused.deletion")
         self.link.send(AcknowledgeDeletion(event.xid))
+
+
+_CALLS: dict[type[Any], Callable[[Reader, Any], None]] = {
+    ReadWanted: Reader._read,
+    LookupWanted: Reader._look_up,
+    DirectoryWanted: Reader._directory,
+    DirectoryCancelled: Reader._directory_cancelled,
+    PushWanted: Reader._push_wanted,
+    PushCancelled: Reader._push_cancelled,
+    NotifyWanted: Reader._notify_wanted,
+    NotifyCancelled: Reader._notify_cancelled,
+    DeletionAcknowledged: Reader._deletion_acknowledged,
+    DeletionWanted: Reader._deletion_wanted,
+}
+"""What answers each request. Not bound: a reader must not refer to itself."""

@@ -130,6 +130,7 @@ class SetService:
             self._drop(grant)
         for grant in reader.leaving:
             self._leaving.pop(grant, None)
+        reader.close()
         self._unfinished.pop(reader, None)
         self._set_expiry()
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
+import weakref
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -46,6 +49,7 @@ class ServedTestCase(SynchronousTestCase):
             self.peer,
             self.clock,
             right_settings=self.peer.settings,
+            left_options={"join_rail": lambda _link, _claim: None},
             cut=self.cut,
         )
         self.pair.settle()
@@ -213,3 +217,48 @@ class ByteByByteTests(ServedTests):
     """The same, each byte in a read of its own."""
 
     cut = 1
+
+
+class ClosedLinkTests(ServedTestCase):
+    """What is left of a link that has closed."""
+
+    def setUp(self) -> None:
+        """Connect; nothing but reference counts may free memory."""
+        super().setUp()
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+
+    def references(self) -> list[weakref.ref[Any]]:
+        """To the daemon's link and to its reader, while the link is there."""
+        link: Any = self.pair.left
+        return [weakref.ref(link), weakref.ref(self.sets._readers[link])]
+
+    def close(self) -> None:
+        """Have the reader go, and forget both ends."""
+        self.result(self.peer.close())
+        nothing: Any = SimpleNamespace(settle=lambda: None)
+        self.pair = nothing
+
+    def test_nothing_is_left(self) -> None:
+        """The link and its reader go at once, with all that they were to send."""
+        metric_set = self.add_set("node/a")
+        self.add_set("node/b")
+        self.found("node/a").on_push(lambda _reading: None)
+        self.found("node/b")
+        self.result(self.peer.lookup("n", is_regex=True))
+        self.registry.remove("node/b")
+        self.write(metric_set, 2)
+        self.settle()
+        references = self.references()
+        self.close()
+        self.assertEqual([reference() for reference in references], [None, None])
+
+    def test_after_a_protocol_error(self) -> None:
+        """Also when the peer broke the protocol."""
+        self.add_set("node/a")
+        self.found("node/a")
+        references = self.references()
+        self.pair.left.dataReceived(b"GET / HTTP/1.1\r\n\r\n" * 3)
+        self.close()
+        self.assertEqual([reference() for reference in references], [None, None])

@@ -231,9 +231,12 @@ class LinkProtocol(Protocol):
         self._lost = True
         self._closing = True
         self._cancel_deadline()
+        self._connection.close()
         self._tell_lost(reason)
         if self.rail is not None:
             self.rail.leave(self)
+        # It has a buffer of its own, with what was not sent.
+        self.transport = None
 
     def _tell_lost(self, reason: Failure) -> None:
         if self._reason is not None:

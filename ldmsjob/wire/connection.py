@@ -145,6 +145,15 @@ class LdmsConnection:
         output.clear()
         return data
 
+    def close(self) -> None:
+        """The transport has gone: let go of what was to be sent and of who was to be asked.
+
+        Only ``peer`` and what reads it may be used from then on.
+        """
+        self._output.clear()
+        self._buffer.clear()
+        self._join_rail = None
+
     # Receiving
 
     def receive_data(self, data: bytes, now_us: int) -> list[WireEvent]:
@@ -218,7 +227,8 @@ class LdmsConnection:
             self._buffer.keep(data, at, wanted)
 
     def _fail(self, error: PeerError) -> None:
-        self.error = error
+        # Its traceback refers to this connection, and to all that was read.
+        self.error = error.with_traceback(None)
         self._buffer.clear()
 
     # Frames
@@ -228,10 +238,12 @@ class LdmsConnection:
         message = data[at + zap.CONNECT_HEAD.sizeof() : stop]
         try:
             peer = xprt.read_connect(message, self._auth_name)
+            # Asked once, then dropped: it refers to the owner of this connection.
+            join_rail, self._join_rail = self._join_rail, None
             if peer.endpoints > 1:
-                if self._join_rail is None:
+                if join_rail is None:
                     raise xprt.ConnectionRefused("Insufficient resources")
-                self._join_rail(peer)
+                join_rail(peer)
         except xprt.ConnectionRefused as refusal:
             self._output.append(zap.rejected_frame(str(refusal)))
             raise
