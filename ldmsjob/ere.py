@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re2
 
-MAX_SIZE = 500
-"""Bytes of an expression."""
+MAX_SIZE = 511
+"""Bytes of an expression: what C programs take for a lookup."""
 
-MEMORY_BYTES = 256 * 1024
-"""What one compiled expression may take, its repeats written out."""
+MEMORY_BYTES = 16 * 1024
+"""What one compiled expression may take, its repeats written out. It bounds the time that compiling
+takes, also of what is refused in the end: less than a millisecond."""
 
 
 def _options() -> re2.Options:

@@ -85,6 +85,18 @@ class EreTests(SynchronousTestCase):
             self.assertRaises(EreError, Ere, pattern)
         self.assertEqual(Ere("a" * MAX_SIZE).size, MAX_SIZE)
 
+    def test_takes_paths_of_c_programs(self) -> None:
+        """C programs look up paths of up to 511 bytes."""
+        self.assertTrue(Ere("a" * 511).search("a" * 511))
+
+    def test_compiling_is_bounded(self) -> None:
+        """Expressions whose repeats take long to write out are refused, and no others."""
+        for pattern in ("[[:alpha:]]{1,1000}", "(a|b|c){1,1000}", "((a?){30}){30}"):
+            self.assertRaises(EreError, Ere, pattern)
+        for pattern in ("[[:alpha:]]{1,100}", "[[:alnum:]_.-]{1,64}/[[:alnum:]_.-]{1,64}"):
+            Ere(pattern)
+        Ere("|".join(f"node{number:04}" for number in range(0, 400, 8)))
+
     def test_search_takes_no_exponential_time(self) -> None:
         """Expressions that take other engines for ever are searched like any other."""
         for pattern in ("(a+)+$", "(a|a)*b", "a*a*a*a*a*a*a*a*a*c"):
