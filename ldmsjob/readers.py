@@ -61,8 +61,9 @@ SLICE_BYTES = 1024 * 1024
 
 ENTRY_BYTES = 512
 ANNOUNCEMENT_BYTES = 256
+COMPILE_BYTES = 32 * 1024
 REQUEST_BYTES = 64
-"""What an entry, an announcement and any request count for in a slice."""
+"""What an entry, an announcement, an expression and any request count for in a slice."""
 
 
 class Reader:
@@ -237,6 +238,8 @@ class Reader:
             else:
                 self._announce(event.xid, metric_set, more=False)
             return
+        if event.is_regex:
+            self.spent += COMPILE_BYTES
         try:
             self._search = search = Search(event, self._registry)
         except EreError:

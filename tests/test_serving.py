@@ -401,12 +401,27 @@ class LookupTests(ServingTestCase):
         self.assertEqual(last, FailLookup(XID, 2))
 
     def test_search_of_a_link_that_goes(self) -> None:
-        """A search ends with its link."""
+        """A search ends with its link: nothing more is found for it."""
         self.patch(readers, "SLICE_BYTES", 64)
         self.site.link_events(self.link, [self.lookup(".", is_regex=True)])
         self.site.link_closed(self.link, Failure(ConnectionDone()))
         self.clock.advance(0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.counted("announced", "lookups_failed"), [0, 0])
+
+    def test_many_expressions(self) -> None:
+        """Expressions take of a slice, also bad ones, and where there is no set to search."""
+        for name in ("node/a", "node/b", "node/c"):
+            self.registry.remove(name)
+        for pattern in ("[[:alpha:]]{{1,90}}{}", "[[:alpha:]]{{1,1000}}{}"):
+            wanted = [self.lookup(pattern.format(n), is_regex=True) for n in range(100)]
+            most = readers.SLICE_BYTES // readers.COMPILE_BYTES
+            self.assertIn(len(self.ask(*wanted)), (most - 1, most))
+            self.step()
+            self.assertIn(len(self.link.sent), (2 * most - 1, 2 * most))
+            while self.step():
+                pass
+            self.assertEqual(len(self.link.sent), len(wanted))
 
 
 class ReadTests(ServingTestCase):
