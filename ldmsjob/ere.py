@@ -62,6 +62,11 @@ class Ere:
         return self._search(_bytes(text)) is not None
 
 
+def size_of(pattern: str) -> int:
+    """Bytes of an expression that is not compiled yet."""
+    return len(_bytes(pattern))
+
+
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 

@@ -21,12 +21,12 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from ldmsjob.credentials import READ, InGroup, may_access, no_secondary_groups
-from ldmsjob.ere import Ere, EreError
+from ldmsjob.ere import Ere, EreError, size_of
 from ldmsjob.errors import PLUGIN_FAULTS, ChannelTaken, ConfigError, PublishError
 from ldmsjob.heldcredit import PAUSE_BYTES, Held, HeldCredit
 from ldmsjob.interfaces import ILink, IRail, ISubscription
 from ldmsjob.limitedlog import LimitedLog
-from ldmsjob.outlets import Outlet, Route, Subscriber, Wish
+from ldmsjob.outlets import MAX_COMPILES, Outlet, Route, Subscriber, Wish
 from ldmsjob.wire.events import (
     JSON,
     MAX_HOPS,
@@ -37,6 +37,7 @@ from ldmsjob.wire.events import (
     Message,
     Publish,
 )
+from ldmsjob.wire.rates import RateWindow
 
 if TYPE_CHECKING:
     from ldmsjob.interfaces import IStats
@@ -98,6 +99,7 @@ class MessageHub:
         self._max_queue_bytes = max_queue_bytes
         self._locals: dict[str, _LocalSubscription] = {}
         self._subscribers: dict[ILink | IRail, Subscriber] = {}
+        self._compiles: dict[ILink | IRail, RateWindow] = {}
         self._outlets: dict[ILink, Outlet] = {}
         """Of the links that are open. A rail's are added when messages first go there."""
         self._routes: dict[str, Route] = {}
@@ -162,22 +164,31 @@ class MessageHub:
         subscriber = self._subscribers.get(link.rail or link)
         if subscriber is not None and match in subscriber.wishes:
             return errno.EEXIST, "Subscription already existed"
+        if subscriber is None:
+            subscriber = Subscriber(link)
+        if not subscriber.has_room_for(size_of(match) if is_regex else 0):
+            return errno.ENOSPC, "Too many subscriptions on this connection"
         expression = None
         if is_regex:
+            if not self._may_compile(link):
+                return errno.EAGAIN, "Too many expressions in one second"
             try:
                 expression = Ere(match)
             except EreError as error:
                 return errno.EINVAL, f"Client allocation failure: {error}"
-        if subscriber is None:
-            subscriber = Subscriber(link)
-        if not subscriber.has_room_for(expression):
-            return errno.ENOSPC, "Too many subscriptions on this connection"
         if link.rail is None:
             self._outlets[link] = subscriber.outlets[0]
         self._subscribers[link.rail or link] = subscriber
         subscriber.wishes[match] = Wish(subscriber, match, expression, rate)
         self._routes.clear()
         return 0, "OK"
+
+    def _may_compile(self, link: ILink) -> bool:
+        """Whether the link, or its rail, may send one more expression in this second."""
+        window = self._compiles.get(link.rail or link)
+        if window is None:
+            window = self._compiles[link.rail or link] = RateWindow(MAX_COMPILES)
+        return window.take(1, self._wall_clock_us())
 
     def unsubscribe_link(self, link: ILink, match: str) -> tuple[int, str]:
         """End the subscription with that text, exact or not. Returns what to answer the peer.
@@ -204,6 +215,7 @@ class MessageHub:
     def forget_link(self, link: ILink) -> None:
         """The link has closed, and its rail with it: end their subscriptions, and settle what
         waited for them."""
+        self._compiles.pop(link.rail or link, None)
         subscriber = self._subscribers.pop(link.rail or link, None)
         if subscriber is not None:
             self._routes.clear()

@@ -29,6 +29,9 @@ MAX_SUBSCRIPTIONS = 1000
 MAX_REGEX_SIZE = 2000
 """Sizes of a subscriber's expressions together: what one character of a channel name may cost."""
 
+MAX_COMPILES = 50
+"""Expressions that a subscriber may send in one second, good or bad: compiling takes time."""
+
 MAX_REGEX_CHANNEL = 255
 """Channel names longer than this are found by exact subscriptions only."""
 
@@ -88,15 +91,16 @@ class Subscriber:
         self.outlets: dict[int, Outlet] = {} if self.rail else {0: Outlet(link)}
         """By the index of the endpoint; those of a rail are made when they are needed."""
 
-    def has_room_for(self, expression: Ere | None) -> bool:
-        """Whether it stays within its limits with one more subscription."""
+    def has_room_for(self, regex_size: int) -> bool:
+        """Whether it stays within its limits with one more subscription, whose expression has that
+        many bytes; 0 of one that is none."""
         wishes = self.wishes
         if len(wishes) >= MAX_SUBSCRIPTIONS:
             return False
-        if expression is None:
+        if not regex_size:
             return True
         sizes = sum(one.expression.size for one in wishes.values() if one.expression is not None)
-        return sizes + expression.size <= MAX_REGEX_SIZE
+        return sizes + regex_size <= MAX_REGEX_SIZE
 
     def is_origin(self, origin: ILink) -> bool:
         """Whether a message of that link came from here."""

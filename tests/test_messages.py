@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 from ldmsjob.errors import ChannelTaken, ConfigError, PublishError
 from ldmsjob.interfaces import ISubscription
 from ldmsjob.messages import MAX_ROUTES, MessageHub
-from ldmsjob.outlets import MAX_REGEX_SIZE, MAX_SUBSCRIPTIONS
+from ldmsjob.outlets import MAX_COMPILES, MAX_REGEX_SIZE, MAX_SUBSCRIPTIONS
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
 from ldmsjob.wire.events import (
@@ -44,7 +44,13 @@ class HubTestCase(SynchronousTestCase):
         self.stats = Stats()
         self.turn = Turn()
         self.clock = Clock()
-        self.hub = MessageHub(self.stats, self.turn, now=self.clock.seconds)
+        self.wall_clock_us = 0
+        self.hub = MessageHub(
+            self.stats,
+            self.turn,
+            now=self.clock.seconds,
+            wall_clock_us=lambda: self.wall_clock_us,
+        )
         self.hub.enable()
         self.publisher = FakeLink("publisher")
 
@@ -216,6 +222,27 @@ class SubscriptionTests(HubTestCase):
             accepted += 1
         self.assertEqual(accepted, MAX_REGEX_SIZE // 400 - 1)
         self.assertEqual(self.hub.subscribe_link(other, "exact"), (0, "OK"))
+
+    def test_expressions_in_one_second(self) -> None:
+        """Compiling is bounded, of good and bad expressions, those ended again, and a new second
+        begins anew; what has no room is not compiled at all."""
+        link = FakeLink()
+
+        def rc(match: str) -> int:
+            return self.hub.subscribe_link(link, match, True)[0]
+
+        for number in range(MAX_COMPILES // 2):
+            self.assertEqual(rc(f"({number}"), errno.EINVAL)
+            self.assertEqual(rc("[[:alpha:]]{1,90}"), 0)
+            self.hub.unsubscribe_link(link, "[[:alpha:]]{1,90}")
+        self.assertEqual((rc("x"), rc("(")), (errno.EAGAIN, errno.EAGAIN))
+        self.assertEqual(rc("(" + "x" * MAX_REGEX_SIZE), errno.ENOSPC)
+        self.assertEqual(self.hub.subscribe_link(link, "x"), (0, "OK"))
+        self.subscriber("x", is_regex=True)
+        self.wall_clock_us += 1_000_000
+        self.assertEqual(rc("y"), 0)
+        self.hub.forget_link(link)
+        self.assertEqual(rc("y"), 0)
 
     def test_long_names_are_for_exact_subscriptions(self) -> None:
         """A very long channel name is not searched, and still found by its exact name."""
