@@ -476,10 +476,13 @@ class Peer:
 
     def _deletion_wanted(self, event: DeletionWanted) -> None:
         """Consent. Reads that were sent before are still answered: the peer hears of it later."""
-        known = self._sets.pop(event.instance, None)
-        if known is not None:
-            known.deleted()
         self._reply(AcknowledgeDeletion(event.xid))
+        known = self._sets.get(event.instance)
+        if known is not None:
+            if known.link is not self._arrived:
+                return  # An earlier one of that name; ours was looked up on another link.
+            del self._sets[event.instance]
+            known.deleted()
         for watcher in list(self._watchers.values()):
             self._call(watcher, SET_DELETED, [DirectoryEntry(name=event.instance)])
         for callback in list(self._on_delete.values()):

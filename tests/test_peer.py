@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -31,11 +32,13 @@ from ldmsjob.wire.setevents import (
     AnswerDirectory,
     AnswerRead,
     CancelDirectory,
+    DeletionWanted,
     DirectoryAnswered,
     DirectoryEntry,
     DirectoryUpdated,
     DirectoryWanted,
     FailLookup,
+    LookUp,
     LookupFailed,
     LookupWanted,
     MemoryRead,
@@ -46,7 +49,7 @@ from ldmsjob.wire.setevents import (
     SetAnnounced,
     WantDirectory,
 )
-from tests.set_owners import JOB, Image, PeerTestCase
+from tests.set_owners import JOB, Image, Owner, PeerTestCase
 
 
 class DirectoryTests(PeerTestCase):
@@ -240,6 +243,50 @@ class DeletionTests(PeerTestCase):
         self.owner.delete(JOB)
         self.owner.tell(*answer)
         self.assertEqual(self.successResultOf(waiting).instance, JOB)
+
+
+class RailTests(PeerTestCase):
+    """Sets that were looked up on one of two links."""
+
+    def setUp(self) -> None:
+        """Lookups take turns: the first goes to ``other``."""
+        super().setUp()
+        self.other = Owner(self.peer, self.job, self.array)
+        self.peer.link_opened(self.owner)
+        turns = itertools.cycle([self.other, self.owner])
+        rail: Any = SimpleNamespace(
+            link_for=lambda command: next(turns) if isinstance(command, LookUp) else self.owner
+        )
+        self.owner.rail = rail
+
+    def test_looked_up_again(self) -> None:
+        """A set that is known is looked up where it was before."""
+        kept = self.found(JOB)
+        for _ in range(2):
+            self.assertIs(self.found(JOB), kept)
+        self.assertEqual(len(self.other.sent_of(LookUp)), 3)
+        self.assertEqual(self.owner.sent_of(LookUp), [])
+
+    def test_deletion_on_another_link(self) -> None:
+        """The deletion of an earlier set of that name, which another link had, is consented to, and
+        nothing else; that on the set's own link is its deletion."""
+        names: list[str] = []
+        self.peer.on_delete(names.append)
+        remote_set = self.found(JOB)
+        self.owner.tell(DeletionWanted(b"earlier", JOB))
+        self.assertEqual(self.owner.sent, [AcknowledgeDeletion(b"earlier")])
+        self.assertEqual((remote_set.is_deleted, names), (False, []))
+        self.read(remote_set)
+        self.other.delete(JOB)
+        self.assertEqual(self.other.sent[-1], AcknowledgeDeletion(b"deletion"))
+        self.assertEqual((remote_set.is_deleted, names), (True, [JOB]))
+
+    def test_deletion_of_a_set_that_nobody_keeps(self) -> None:
+        """It is told whichever link it comes on."""
+        names: list[str] = []
+        self.peer.on_delete(names.append)
+        self.owner.tell(DeletionWanted(b"deletion", JOB))
+        self.assertEqual(names, [JOB])
 
 
 class LinkTests(PeerTestCase):
