@@ -114,7 +114,8 @@ class RemoteSet:
 
         Without ``on_change`` it pushes only when it sees fit. ``on_end`` is called once when there
         will be no more: with None after ``close``, else with the reason: the connection is lost,
-        the set is gone, or what came is no set (``SetImageError``). Raises ``Busy`` when the set is
+        the set is gone or no longer ours to read (rc 2), or what came is no set
+        (``SetImageError``). Raises ``Busy`` when the set is
         being pushed already, ``RequestFailed`` when it is gone.
         """
         if self._push is not None and not self._push.is_over:
@@ -180,6 +181,14 @@ class RemoteSet:
         """The error with the set's name in it."""
         return SetImageError(f"{self.peer.address}: {self.instance!r}: {error}")
 
+    def pushed_no_more(self) -> RequestFailed:
+        """What to say when its owner ends the pushes by itself. That comes before the deletion."""
+        return RequestFailed(
+            f"{self.peer.address}: {self.instance!r} is gone, or no longer ours to read:"
+            " its owner has ended the pushes",
+            rc=errno.ENOENT,
+        )
+
     @staticmethod
     def _shape(announced: AnnouncedSet) -> tuple[object, ...]:
         return (
@@ -237,7 +246,7 @@ class PushSubscription:
         self._set_id = remote_set.announced.set_id
         self._link = remote_set.link
         self._push_id = self._peer.new_token().to_bytes(8, "little")
-        self._closing: Deferred[None] | None = None
+        self._closing: list[Deferred[None]] = []
         self._closing_token = 0
         self.is_over = False
         """Whether there will be no more."""
@@ -256,14 +265,19 @@ class PushSubscription:
             self._closing_token = token
             return CancelPush(self._set_id)
 
-        def unconfirmed(failure: Failure) -> Failure:
-            self.ended(None)
-            return failure
+        closing: Deferred[None] = Deferred()
+        self._closing.append(closing)
+        if len(self._closing) == 1:
+            what = f"the end of pushes of {self._set.instance!r}"
+            self._peer.ask(what, command, self._link).addBoth(self._closed)
+        return closing
 
-        closing = self._peer.ask(
-            f"the end of pushes of {self._set.instance!r}", command, self._link
-        )
-        return closing.addErrback(unconfirmed)
+    def _closed(self, result: Failure | None) -> None:
+        """The owner has confirmed the end, or will not."""
+        self.ended(None)
+        waiting, self._closing = self._closing, []
+        for closing in waiting:
+            closing.callback(result)
 
     def received(self, event: Pushed) -> None:
         """Take what its owner pushed."""
@@ -278,13 +292,16 @@ class PushSubscription:
         if reading is not None:
             call(self._peer.log, self._callback, reading)
         if event.last and not event.more:
-            self.ended(None)
+            self.ended(self._set.pushed_no_more())
 
     def ended(self, reason: LdmsJobError | None) -> None:
-        """There will be no more. A second time does nothing."""
+        """There will be no more; ``reason`` is why, unless we wanted it so. A second time does
+        nothing."""
         if self.is_over:
             return
         self.is_over = True
+        if self._closing:
+            reason = None
         self._peer.pushes.pop(self._push_id, None)
         self._peer.answered(self._closing_token, None)
         if self._on_end is not None:

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ldmsjob.cli.ls import first_push
 from ldmsjob.errors import LdmsJobError, RequestFailed
 from ldmsjob.links import LinkSite
 from ldmsjob.messages import MessageHub
@@ -26,6 +27,7 @@ from ldmsjob.stats import Stats
 from ldmsjob.transports.memory import MemoryPair
 from ldmsjob.turns import Turn
 from ldmsjob.values import CHAR_ARRAY, D64, U64
+from ldmsjob.wire.events import Credential
 from ldmsjob.wire.setevents import NOTIFY_MODIFIED, SET_ADDED, SET_CHANGED, SET_DELETED
 
 
@@ -195,6 +197,35 @@ class ServedTests(ServedTestCase):
         self.write(metric_set, 5)
         self.settle()
         self.assertEqual((got[-1].values()["n"], ends), (4, [None]))
+
+    def test_pushes_that_the_owner_ends(self) -> None:
+        """A set that is removed, or that may not be read any more: the reason says so."""
+        taken, closed = self.add_set("node/a"), self.add_set("node/b")
+        ends: list[LdmsJobError | None] = []
+        for name in ("node/a", "node/b"):
+            self.found(name).on_push(lambda _reading: None, ends.append)
+        self.settle()
+        self.registry.remove(taken.instance)
+        self.settle()
+        closed.set_owner(4711, 4711, 0o400)
+        self.site.links[0].credential = Credential(1, 1)  # type: ignore[misc]
+        self.write(closed, 2)
+        self.settle()
+        self.assertEqual(len(ends), 2)
+        for end, name in zip(ends, ("node/a", "node/b"), strict=True):
+            assert isinstance(end, RequestFailed)
+            self.assertEqual(end.rc, errno.ENOENT)
+            self.assertIn(f"{name!r} is gone, or no longer ours to read", str(end))
+
+    def test_listing_of_pushes_of_a_set_that_goes(self) -> None:
+        """``ls -P`` says that it is gone: no traceback, no waiting."""
+        self.add_set("node/a")
+        waiting = Deferred.fromCoroutine(first_push(self.found("node/a")))
+        self.settle()
+        self.registry.remove("node/a")
+        self.settle()
+        error: Any = self.failureResultOf(waiting, RequestFailed).value
+        self.assertEqual(error.rc, errno.ENOENT)
 
     def test_notifications(self) -> None:
         """A transaction is told to who wants to know."""

@@ -344,10 +344,38 @@ class PushTests(PeerTestCase):
         self.assertEqual(self.failed_rc(closed), errno.ETIMEDOUT)
         self.assertEqual(self.ends, [None])
 
+    def test_closed_twice(self) -> None:
+        """The owner is asked once, and all who wait hear of its answer or of its silence."""
+        self.owner.silent = True
+        closed = [self.push.close(), self.push.close()]
+        self.assertEqual(len(self.owner.sent_of(CancelPush)), 1)
+        self.pushed(0, b"", last=True)
+        for each in closed:
+            self.assertIsNone(self.successResultOf(each))
+        self.assertEqual(self.ends, [None])
+        push = self.remote_set.on_push(self.got.append, self.ends.append)
+        closed = [push.close(), push.close()]
+        self.clock.advance(5)
+        for each in closed:
+            self.assertEqual(self.failed_rc(each), errno.ETIMEDOUT)
+        self.assertEqual(self.ends, [None, None])
+        self.successResultOf(push.close())
+
+    def test_deleted_while_closing(self) -> None:
+        """Whoever has closed is told of no other reason."""
+        self.owner.silent = True
+        closed = self.push.close()
+        self.owner.delete(JOB)
+        self.successResultOf(closed)
+        self.assertEqual(self.ends, [None])
+
     def test_last_with_data(self) -> None:
-        """A last push may bring data."""
+        """A last push may bring data. Nobody has closed: the owner has a reason."""
         self.pushed(0, self.job.whole, last=True)
-        self.assertEqual((len(self.got), self.ends), (1, [None]))
+        self.assertEqual(len(self.got), 1)
+        [reason] = self.ends
+        assert isinstance(reason, RequestFailed)
+        self.assertEqual(reason.rc, errno.ENOENT)
 
     def test_twice(self) -> None:
         """One push of a set at a time."""

@@ -409,9 +409,7 @@ async def first_push(remote_set: Any) -> DecodedSet:
 
     def ended(reason: LdmsJobError | None) -> None:
         if not got.called:
-            got.errback(
-                reason or RequestFailed(f"{remote_set.instance!r}: no push", rc=errno.ENODATA)
-            )
+            got.errback(reason)  # None is only told after ``close``.
 
     def too_late(_result: Any, timeout: float) -> Any:
         raise RequestFailed(
