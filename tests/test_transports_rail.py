@@ -329,6 +329,16 @@ class LimitTests(RailTestCase):
         self.assertEqual(self.numbers(), list(range(8)))
         self.assertEqual(self.hub_stats.get("dropped_stuck"), 0)
 
+    def test_asking_again(self) -> None:
+        """However often it is asked, there is one timer for the next second."""
+        self.subscriber(rx_rate=10)
+        self.publish(1, 2)
+        [pair] = self.pairs
+        before = len(self.clock.getDelayedCalls())
+        for _ in range(3):
+            self.assertFalse(pair.left.can_publish(10))
+        self.assertEqual(len(self.clock.getDelayedCalls()), before)
+
     def test_rate_zero(self) -> None:
         """Nothing comes, and nothing waits."""
         self.subscriber(rx_rate=0)
