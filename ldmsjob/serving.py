@@ -131,7 +131,6 @@ class SetService:
         for grant in reader.leaving:
             self._leaving.pop(grant, None)
         reader.close()
-        self._unfinished.pop(reader, None)
         self._set_expiry()
 
     # What the daemon asks for
