@@ -46,6 +46,7 @@ from ldmsjob.wire.setevents import (
 )
 
 if TYPE_CHECKING:
+    from ldmsjob.departures import Departures
     from ldmsjob.interfaces import ILink, IStats
     from ldmsjob.sets.metricset import MetricSet
     from ldmsjob.sets.registry import SetRegistry
@@ -75,6 +76,7 @@ class Reader:
         registry: SetRegistry,
         stats: IStats,
         in_group: InGroup,
+        departures: Departures,
         *,
         granted: Callable[[Grant], None],
         wishes_changed: Callable[[Grant], None],
@@ -100,7 +102,7 @@ class Reader:
         self._by_key: dict[bytes, Grant] = {}
         self._by_set_id: dict[bytes, Grant] = {}
         self._leaving: dict[int, Grant] = {}
-        self._leaving_names: dict[str, int] = {}
+        self._departures = departures
         self._news: dict[MetricSet, int] = {}
         self._withheld: set[MetricSet] = set()
         self._behind: dict[Grant, None] = {}
@@ -213,7 +215,7 @@ class Reader:
             return
         kept: dict[MetricSet, int] = {}
         for metric_set, kind in self._news.items():
-            if metric_set.instance in self._leaving_names:
+            if metric_set.instance in self._departures:
                 kept[metric_set] = kind
             elif not self._may_read(metric_set):
                 if kind == SET_ADDED:
@@ -305,12 +307,8 @@ class Reader:
         return True
 
     def _new_grant(self, metric_set: MetricSet) -> Grant:
-        while True:
-            # Numbers come again only after two milliards of sets on one link.
-            self._number = self._number % 0x7FFFFFFF + 1
-            grant = Grant(self, metric_set, self._number)
-            if grant.key not in self._by_key:
-                break
+        self._number += 1
+        grant = Grant(self, metric_set, self._number)
         self._grants[metric_set] = grant
         self._by_key[grant.key] = grant
         self._by_set_id[grant.set_id] = grant
@@ -436,17 +434,14 @@ class Reader:
         grant.notify = None
         del self._grants[metric_set], self._by_set_id[grant.set_id]
         self._leaving[grant.token] = grant
-        self._leaving_names[metric_set.instance] = grant.token
+        self._departures.begin(grant)
         self._stats.add("deletions")
         self.link.send(DeleteSet(grant.token, metric_set.instance))
 
     def end_deletion(self, grant: Grant) -> None:
         """The memory of a removed set goes: reads of it are answered no longer."""
         del self._leaving[grant.token], self._by_key[grant.key]
-        instance = grant.metric_set.instance
-        if self._leaving_names.get(instance) == grant.token:
-            del self._leaving_names[instance]
-            self.tell_news()
+        self._departures.end(grant)
 
     def _deletion_acknowledged(self, event: DeletionAcknowledged) -> None:
         grant = self._leaving.get(event.token)

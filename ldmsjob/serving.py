@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ldmsjob.credentials import InGroup, no_secondary_groups
+from ldmsjob.departures import Departures
 from ldmsjob.grants import Grant
 from ldmsjob.readers import Reader
 from ldmsjob.wire.setevents import (
@@ -33,7 +34,7 @@ from ldmsjob.wire.setevents import (
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from ldmsjob.interfaces import ILink, IStats
+    from ldmsjob.interfaces import ILink, IRail, IStats
     from ldmsjob.sets.metricset import MetricSet
     from ldmsjob.sets.registry import RegistryChange, SetRegistry
     from ldmsjob.turns import Turn
@@ -87,6 +88,7 @@ class SetService:
         self._now = now
         self._delete_seconds = delete_seconds
         self._readers: dict[ILink, Reader] = {}
+        self._departures: dict[ILink | IRail, Departures] = {}
         self._grants: dict[MetricSet, dict[Grant, None]] = {}
         self._changed: dict[MetricSet, None] = {}
         self._leaving: dict[Grant, float] = {}  # the one that is due first comes first
@@ -131,6 +133,8 @@ class SetService:
         for grant in reader.leaving:
             self._leaving.pop(grant, None)
         reader.close()
+        if self._departures[link.rail or link].leave(reader):
+            del self._departures[link.rail or link]
         self._set_expiry()
 
     # What the daemon asks for
@@ -175,17 +179,21 @@ class SetService:
     # What readers report
 
     def _new_reader(self, link: ILink) -> Reader:
-        return Reader(
+        departures = self._departures.setdefault(link.rail or link, Departures())
+        reader = Reader(
             link,
             self._registry,
             self._stats,
             self._in_group,
+            departures,
             granted=self._granted,
             wishes_changed=self._wishes_changed,
             deletion_settled=self._deletion_settled,
             continue_later=self._continue_later,
             is_due=lambda grant: grant.metric_set in self._changed and grant.on_change,
         )
+        departures.readers[reader] = None
+        return reader
 
     def _granted(self, grant: Grant) -> None:
         self._grants.setdefault(grant.metric_set, {})[grant] = None

@@ -137,3 +137,23 @@ class FakeLink:
     def numbers(self) -> list[int]:
         """The numbers of the messages forwarded to this peer, in order."""
         return [command.message.number for command in self.sent if isinstance(command, Forward)]
+
+
+@implementer(IRail)
+class FakeRail:
+    """A rail of links that remember; ``link(index)`` opens one."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.links: dict[int, FakeLink] = {}
+
+    def link(self, index: int, quota: int = -1) -> FakeLink:
+        """One more endpoint is open."""
+        link = FakeLink(f"endpoint {index}", quota=quota)
+        link.rail, link.endpoint = self, index
+        self.links[index] = link
+        return link
+
+    def link_for(self, command: object) -> FakeLink:
+        """Not asked for here."""
+        raise NotImplementedError

@@ -33,6 +33,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "hubs": (
         "ldmsjob.fanout",
+        "ldmsjob.departures",
         "ldmsjob.grants",
         "ldmsjob.heldcredit",
         "ldmsjob.jobs",

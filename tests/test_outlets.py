@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from ldmsjob.interfaces import ILink, IRail
@@ -15,29 +14,9 @@ from ldmsjob.turns import Turn
 from ldmsjob.wire.events import Forward, Message, Publish
 from ldmsjob.wire.msg import tag_hash
 from ldmsjob.wire.rail import endpoint_of
-from tests.fake_links import FakeLink, message
+from tests.fake_links import FakeLink, FakeRail, message
 
 SIZE = message().credit
-
-
-@implementer(IRail)
-class FakeRail:
-    """A rail of links that remember; ``link(index)`` opens one."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.links: dict[int, FakeLink] = {}
-
-    def link(self, index: int, quota: int = -1) -> FakeLink:
-        """One more endpoint is open."""
-        link = FakeLink(f"endpoint {index}", quota=quota)
-        link.rail, link.endpoint = self, index
-        self.links[index] = link
-        return link
-
-    def link_for(self, command: object) -> FakeLink:
-        """Not asked for here."""
-        raise NotImplementedError
 
 
 def hashed(channel: str, number: int = 0) -> Message:

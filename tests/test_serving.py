@@ -57,7 +57,7 @@ from ldmsjob.wire.setevents import (
     Time,
     UpdateDirectory,
 )
-from tests.fake_links import FakeLink
+from tests.fake_links import FakeLink, FakeRail
 
 S = 1_000_000
 NOW = 1_800_000_000 * S
@@ -796,6 +796,41 @@ class DeletionTests(ServingTestCase):
         (update,) = self.ask(DeletionAcknowledged(deletion.token))
         self.assertEqual((update.kind, update.entry.name), (SET_ADDED, "node/a"))
         self.assertNotEqual(self.grant().key, self.one.key)
+
+    def test_offered_twice_again(self) -> None:
+        """It is told of when the reader is done with all that had the name, not with one."""
+        self.ask(DirectoryWanted(XID, True))
+        first = self.delete()
+        self.add_set("node/a")
+        self.grant()
+        second = self.delete()
+        self.add_set("node/a")
+        self.assertEqual(self.ask(DeletionAcknowledged(first)), [])
+        (update,) = self.ask(DeletionAcknowledged(second))
+        self.assertEqual((update.kind, update.entry.name), (SET_ADDED, "node/a"))
+
+    def test_offered_again_to_a_rail(self) -> None:
+        """A set that was looked up over one endpoint of a rail and is laid out anew is told of over
+        the one with the directory, when the reader is done with the first."""
+        rail = FakeRail(2)
+        watching, reading = rail.link(0), rail.link(1)
+        for link in (watching, reading):
+            self.site.link_opened(link)
+        self.ask(DirectoryWanted(XID, True), link=watching)
+        self.grant(link=reading)
+        for link in (watching, reading):
+            link.sent.clear()
+        with self.turn:
+            self.registry.remove("node/a")
+            self.add_set("node/a")
+        (deletion,) = reading.sent
+        self.assertEqual(watching.sent, [])
+        self.ask(DeletionAcknowledged(deletion.token), link=reading)
+        (update,) = watching.sent
+        self.assertEqual((update.kind, update.entry.name), (SET_ADDED, "node/a"))
+        for link in (reading, watching):
+            self.site.link_closed(link, Failure(ConnectionDone()))
+        self.assertEqual(len(self.sets._departures), 1)
 
     def test_offered_again_without_an_answer(self) -> None:
         """It is told of after the time-out when the reader never answers."""
