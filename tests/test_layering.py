@@ -32,8 +32,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ldmsjob.turns",
     ),
     "hubs": (
-        "ldmsjob.fanout",
         "ldmsjob.departures",
+        "ldmsjob.fanout",
         "ldmsjob.grants",
         "ldmsjob.heldcredit",
         "ldmsjob.jobs",

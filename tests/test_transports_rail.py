@@ -31,6 +31,7 @@ from ldmsjob.wire.events import (
 )
 from ldmsjob.wire.rail import RailGroups, endpoint_of
 from ldmsjob.wire.setevents import LookUp
+from tests.fake_links import FakeLink
 from tests.fake_sites import FakeSite
 from tests.test_transports_sock import SockTestCase
 
@@ -250,6 +251,19 @@ class RailTests(RailTestCase):
         self.assertEqual(self.site.links, ())
         self.assertEqual(len(self.client.closed), 3)
         self.assertEqual(self.hub._subscribers, {})
+
+    def test_incomplete_handshakes(self) -> None:
+        """Endpoints count when they have authenticated, not when they have come."""
+        for admitted, states in ((1, ["aborted", "aborted"]), (2, ["open", "open"])):
+            rail = Rail(2, self.clock, seconds=5)
+            links: list[Any] = [FakeLink(), FakeLink()]
+            for index, link in enumerate(links):
+                link.endpoint = index
+                rail.add(link)
+            for link in links[:admitted]:
+                self.assertTrue(rail.admit(link))
+            self.clock.advance(5)
+            self.assertEqual([link.state.partition(":")[0] for link in links], states)
 
     def test_incomplete(self) -> None:
         """A rail that stays incomplete is closed after ten seconds."""

@@ -424,7 +424,7 @@ class LinkProtocol(Protocol):
                 return
         if events:
             if self.rail is not None:
-                self.rail.spread(self, events)
+                self.rail.spread(events)
             self._site.link_events(self, events)
         error = self._connection.error
         if error is not None and not self._closing:

@@ -96,13 +96,12 @@ class Rail:
         for member in list(self._members.values()):
             member.close()
 
-    def spread(self, origin: LinkProtocol, events: Sequence[WireEvent | SetEvent]) -> None:
+    def spread(self, events: Sequence[WireEvent | SetEvent]) -> None:
         """Have changes of limits that came over one endpoint hold for all."""
         for event in events:
             if isinstance(event, (QuotaChanged, RateChanged)):
                 for member in self.links.values():
-                    if member is not origin:
-                        member.change_limit(event)
+                    member.change_limit(event)
 
     def _too_late(self) -> None:
         self._deadline = None
