@@ -78,13 +78,12 @@ class VectorTests(SynchronousTestCase):
         rc, kind, more, text = whole(setmessages.read_dir_reply, reply)
         self.assertEqual((rc, kind, more, text), (0, 0, False, reply[32:]))
         sets = setmessages.directory.read_directory(text)
-        self.assertEqual(list(setmessages.dir_replies(XID, sets, 0)), [reply])
+        self.assertEqual(list(setmessages.dir_replies(XID, sets)), [reply])
 
     def test_dir_error(self):
         """An answer that is only an errno."""
-        (reply,) = setmessages.dir_replies(XID, (), 12)
         head = bytes.fromhex("a045066e07560000 00000101 00000020 0000000c")
-        self.assertEqual(reply, head + bytes(12))
+        reply = head + bytes(12)
         self.assertEqual(whole(setmessages.read_dir_reply, reply), (12, 0, False, b""))
 
     def test_lookup(self):
@@ -231,7 +230,7 @@ class BuildingTests(SynchronousTestCase):
     def test_directory_parts(self):
         """All parts but the last say that more follow, and each fits into a C peer's frame."""
         entries = [DirectoryEntry("n" * 200 + str(index)) for index in range(5000)]
-        replies = list(setmessages.dir_replies(XID, entries, 0))
+        replies = list(setmessages.dir_replies(XID, entries))
         heads = [whole(setmessages.read_dir_reply, reply)[:3] for reply in replies]
         self.assertEqual(heads, [(0, 0, True), (0, 0, True), (0, 0, False)])
         self.assertLessEqual(max(map(len, replies)), zap.MAX_PAYLOAD)

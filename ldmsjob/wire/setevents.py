@@ -149,11 +149,11 @@ class DeletionAcknowledged(msgspec.Struct, frozen=True, gc=False):
 
 
 class AnswerDirectory(msgspec.Struct, frozen=True):
-    """The sets, in as many parts as frames need; or only an errno."""
+    """The sets, in as many parts as frames need. A refusal is a directory without sets: C programs
+    cannot take an errno there."""
 
     xid: bytes
     entries: Sequence[DirectoryEntry] = ()
-    rc: int = 0
 
 
 class UpdateDirectory(msgspec.Struct, frozen=True):

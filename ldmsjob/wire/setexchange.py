@@ -336,7 +336,7 @@ class SetExchange:
         self._output.append(zap.counted_frame(zap.SENDRECV, request))
 
     def _answer_directory(self, command: AnswerDirectory, now_us: int) -> None:
-        replies = setmessages.dir_replies(command.xid, command.entries, command.rc)
+        replies = setmessages.dir_replies(command.xid, command.entries)
         self._output += [zap.counted_frame(zap.SENDRECV, reply) for reply in replies]
 
     def _update_directory(self, command: UpdateDirectory, now_us: int) -> None:

@@ -157,11 +157,8 @@ def read_dir(data: bytes, at: int, stop: int) -> bool:
     return _DIR.unpack_from(data, at)[-1] != 0
 
 
-def dir_replies(xid: bytes, entries: Iterable[DirectoryEntry], rc: int) -> Iterator[bytes]:
+def dir_replies(xid: bytes, entries: Iterable[DirectoryEntry]) -> Iterator[bytes]:
     """The DIR_REPLY messages of one answer."""
-    if rc:
-        yield _DIR_REPLY.pack(xid, DIR_REPLY, _DIR_REPLY.size, rc, 0, 0, 0)
-        return
     texts = directory.directory_texts(entries, MAX_DIRECTORY_TEXT)
     text: bytes | None = next(texts)
     while text is not None:

@@ -194,6 +194,12 @@ class ListingTests(ServingTestCase):
         self.assertEqual(parsed(await self.ls("-l")), {})
 
     @asynchronous
+    async def test_no_sets(self) -> None:
+        """An empty directory is no error."""
+        for arguments in ((), ("-l",), ("-v",)):
+            self.assertEqual(parsed(await self.ls(*arguments)), {})
+
+    @asynchronous
     async def test_ways_to_ask(self) -> None:
         """Names alone, details, one name, expressions and schemas find the sets they should."""
         payloads = recorded("concurrent4")
