@@ -16,6 +16,9 @@ from ldmsjob.cli import plugins
 from ldmsjob.cli.main import main
 from ldmsjob.errors import ConfigError
 
+ENDED = "         : ldmsd: LDMS Daemon exiting...status 0\n"
+"""What a daemon logs when it ends, also that of the demo."""
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -72,6 +75,53 @@ class MainTests(SynchronousTestCase):
         """No traceback."""
         self.assertEqual(self.fails_with(KeyboardInterrupt()), (130, "", ""))
 
+    def test_mistakes_in_the_command_line(self):
+        """One line that begins alike, and status 2, whoever notices."""
+        for words, text in (
+            (("ls", "-p", "0"), "argument -p/--port: '0' is not"),
+            (("ls", "-E", "("), "'(' is no expression"),
+            (("ls", "-A", "a=b"), "a"),
+            (("ls", "-a", "trust"), "authentication plugin 'trust'"),
+            (("publish", "-m", "c", "-r", "2"), "--repeat needs MESSAGE"),
+            (("subscribe", "-x", "pigeon"), "transport 'pigeon'"),
+            (("plugins", "--colour"), "unrecognized arguments: --colour"),
+            (("dance",), "argument COMMAND"),
+            ((), "the following arguments are required: COMMAND; see 'ldmsjob --help'"),
+        ):
+            result = in_process(*words)
+            self.assertEqual((result.returncode, result.stdout), (2, ""), words)
+            self.assertRegex(result.stderr, rf"\Aldmsjob: .*{re.escape(text)}.*\n\Z")
+
+    def test_full_disk(self):
+        """One line, and ENOSPC, whatever prints."""
+        line = "ldmsjob: cannot write the output: No space left on device\n"
+        for words in (("plugins",), ("publish", "--help"), ("ls", "-V"), ("demo", "--fast")):
+            with open("/dev/full", "w") as full:
+                result = subprocess.run(
+                    [sys.executable, "-m", "ldmsjob.cli.main", *words],
+                    check=False,
+                    stdout=full,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+            errors = result.stderr.replace(ENDED, "")
+            self.assertEqual((result.returncode, errors), (28, line), words)
+
+    def test_complaint_that_nobody_reads(self):
+        """The status of a mistake stays when its text cannot be written."""
+        read, write = os.pipe()
+        os.close(read)
+        self.addCleanup(os.close, write)
+        ended = subprocess.run(
+            [sys.executable, "-m", "ldmsjob.cli.main", "plugins", "nothing"],
+            check=False,
+            stdout=write,
+            stderr=write,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        self.assertEqual(ended.returncode, 2)
+
     def test_reader_that_has_enough(self):
         """No traceback, and success, whatever prints."""
         read, write = os.pipe()
@@ -95,7 +145,7 @@ class MainTests(SynchronousTestCase):
                 text=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-            errors = result.stderr.replace("         : ldmsd: LDMS Daemon exiting...status 0\n", "")
+            errors = result.stderr.replace(ENDED, "")
             self.assertEqual((result.returncode, errors), (0, ""), words)
 
 
@@ -104,9 +154,13 @@ class ExitStatusTests(SynchronousTestCase):
 
     def test_those_of_errors(self):
         """All that a tool with a peer can end with by itself is in its ``--help``."""
-        for tool, more in (("publish", (90, 95, 130)), ("subscribe", (95,)), ("ls", (1, 61, 130))):
+        for tool, more in (
+            ("publish", (22, 90, 95, 130)),
+            ("subscribe", (22, 95)),
+            ("ls", (1, 61, 130)),
+        ):
             text = run(tool, "--help")[1]
-            for status in (0, 2, 13, 22, 71, 97, 104, 110, 111, *more):
+            for status in (0, 2, 13, 71, 97, 104, 110, 111, *more):
                 self.assertRegex(text, rf"(?m)^ +{status}  \w", tool)
 
     def test_guides(self):

@@ -164,9 +164,9 @@ class WatchedOutputTests(SynchronousTestCase):
         left: list[str] = []
         with open(write, "w", buffering=1, encoding="utf-8", closefd=False) as stream:
             self.addCleanup(os.close, write)
-            output = WatchedOutput(stream, lambda: left.append("left"))
+            output = WatchedOutput(stream, lambda error: left.append(type(error).__name__))
             for text in ("a\n", "b\n"):
                 self.assertEqual(output.write(text), 2)
                 output.flush()
-            self.assertEqual(left, ["left"])
+            self.assertEqual(left, ["BrokenPipeError"])
             os.dup2(os.open(os.devnull, os.O_WRONLY), write)

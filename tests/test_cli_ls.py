@@ -283,6 +283,24 @@ class ToolTests(UtcTestCase):
         self.assertEqual(status, errno.EPROTO)
         self.assertEqual(self.owner.reads, [])
 
+    def test_reader_that_leaves(self) -> None:
+        """What was wrong till then decides the status; with a full disk it is the error's."""
+
+        class Broken(Output):
+            """Cannot write."""
+
+            def flush(self) -> None:
+                """Fail."""
+                raise error
+
+        for error in (BrokenPipeError(), OSError(errno.ENOSPC, "full")):
+            with patch("tests.test_cli_ls.Output", Broken):
+                done, _ = self.start("nothing", JOB)
+            if isinstance(error, BrokenPipeError):
+                self.assertEqual(self.successResultOf(done), 1)
+            else:
+                self.failureResultOf(done, OSError)
+
     def failed_rc(self, done: Deferred[int]) -> int:
         """The errno of the error that ends the tool."""
         error = self.failureResultOf(done, LdmsJobError).value

@@ -221,7 +221,8 @@ class PublishTests(ToolTestCase):
             ("-m", "c", "-r", "2"),
         ):
             arguments = parse("publish", *argv)
-            self.assertEqual(arguments.run(arguments), 2)
+            error = self.assertRaises(ConfigError, arguments.run, arguments)
+            self.assertEqual(error.rc, 2)
         for argv in (
             ("hello",),
             ("-m", "c", "-p", "0", "hello"),
@@ -346,11 +347,10 @@ class SubscribeTests(ToolTestCase):
 
     def test_output_file_that_cannot_be_opened(self) -> None:
         """An output file that cannot be written is named."""
-        stderr = io.StringIO()
-        self.patch(subscribe_tool.sys, "stderr", stderr)
         arguments = parse("subscribe", "-f", "/no/such/directory/file")
-        self.assertEqual(arguments.run(arguments), errno.ENOENT)
-        self.assertIn("/no/such/directory/file: No such file", stderr.getvalue())
+        error = self.assertRaises(ConfigError, arguments.run, arguments)
+        self.assertEqual(error.rc, errno.ENOENT)
+        self.assertIn("/no/such/directory/file: No such file", str(error))
 
 
 class JsonLineTests(SynchronousTestCase):

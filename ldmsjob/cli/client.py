@@ -15,6 +15,8 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ldmsjob.cli.main import USAGE
+from ldmsjob.cli.output import complain
 from ldmsjob.connecting import connect_error, find_transport
 from ldmsjob.errors import (
     AuthFailed,
@@ -46,8 +48,13 @@ class ToolError(Exception):
 
 
 def find_plugins(reactor: Any, arguments: argparse.Namespace) -> tuple[ITransport, IAuthenticator]:
-    """The transport and the authenticator that the options name. Raises ``ConfigError``."""
-    return find_transport(reactor, arguments.xprt, arguments.auth, dict(arguments.auth_opt))
+    """The transport and the authenticator that the options name. Raises ``ConfigError``, with rc 2
+    as for every mistake in the command line."""
+    try:
+        return find_transport(reactor, arguments.xprt, arguments.auth, dict(arguments.auth_opt))
+    except ConfigError as error:
+        error.rc = USAGE
+        raise
 
 
 def run_tool(
@@ -98,7 +105,7 @@ def run_tool(
     if result.check(ConfigError, BrokenPipeError):
         result.raiseException()
     text, rc = explain(result, peer)
-    print(f"ldmsjob: {text}", file=sys.stderr)
+    complain(text)
     return rc
 
 

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the demo until it ends or is interrupted; returns the exit status.
 
     0: everything came out as it should; 1: something did not, or it could not be run. Raises
-    ``BrokenPipeError`` when whoever reads the output leaves before its end.
+    ``OSError`` when the output cannot be written; ``BrokenPipeError``: its reader has left.
     """
     from rich.console import Console
     from twisted.internet import reactor as installed_reactor
@@ -53,15 +53,15 @@ def run(arguments: argparse.Namespace) -> int:
     observer = LineObserver(Levels(), stamp_from(os.environ), sys.stderr)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     statuses: list[int] = []
-    left: list[bool] = []
+    unwritten: list[OSError] = []
 
-    def reader_left() -> None:
-        left.append(True)
+    def output_failed(error: OSError) -> None:
+        unwritten.append(error)
         if reactor.running:
             reactor.stop()
 
     # Left to itself, rich makes SystemExit of the error.
-    console = Console(file=cast("TextIO", WatchedOutput(sys.stdout, reader_left)))
+    console = Console(file=cast("TextIO", WatchedOutput(sys.stdout, output_failed)))
 
     def failed(failure: Failure) -> int:
         if not reactor.running:
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def ended(status: int) -> None:
         statuses.append(status)
-        if reactor.running and not left:
+        if reactor.running and not unwritten:
             reactor.stop()
 
     with tempfile.TemporaryDirectory(prefix="ldmsjob-demo.") as directory:
@@ -89,6 +89,6 @@ def run(arguments: argparse.Namespace) -> int:
         signal.signal(signal.SIGHUP, lambda number, frame: reactor.callFromThread(reactor.stop))
         reactor.run()
         demo.close()
-    if left:
-        raise BrokenPipeError
+    if unwritten:
+        raise unwritten[0]
     return statuses[0] if statuses else INTERRUPTED

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ldmsjob.cli.options import add_connection_options, exit_status
+from ldmsjob.cli.output import complain
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -132,17 +133,17 @@ def memory_size(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List; returns the exit status."""
+    """List; returns the exit status. Raises ``ConfigError``."""
     from ldmsjob.cli.client import run_tool
-    from ldmsjob.cli.main import INTERRUPTED
+    from ldmsjob.cli.main import INTERRUPTED, USAGE
+    from ldmsjob.errors import ConfigError
 
     if arguments.version:
         return print_versions()
     try:
         selection = Selection(arguments)
     except ValueError as error:
-        print(f"ldmsjob: {error}", file=sys.stderr)
-        return 2
+        raise ConfigError(str(error), rc=USAGE) from None
     listing = Listing(arguments, selection, sys.stdout)
     return run_tool(arguments, listing.run, interrupted=INTERRUPTED)
 
@@ -234,8 +235,11 @@ class Listing:
             self._complain(f"no set matches {name!r}", NOTHING_FOUND)
         if not entries and not missing:
             self._complain(f"{address} shows no sets", NOTHING_FOUND)
-        await self._show(peer, entries)
-        self._output.flush()
+        try:
+            await self._show(peer, entries)
+            self._output.flush()
+        except BrokenPipeError:
+            return self._status  # Whoever reads has enough. What was wrong till then stays wrong.
         await peer.close()
         return self._status
 
@@ -392,7 +396,7 @@ class Listing:
 
     def _complain(self, text: str, rc: int) -> None:
         self._status = self._status or rc
-        print(f"ldmsjob: {printable(text)}", file=sys.stderr)
+        complain(printable(text))
 
 
 async def first_push(remote_set: Any) -> DecodedSet:

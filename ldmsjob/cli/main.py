@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any, NoReturn
 
 from ldmsjob import __version__
-from ldmsjob.cli.output import until_reader_leaves
+from ldmsjob.cli.output import complain, until_reader_leaves
 from ldmsjob.errors import ConfigError
 
 SUBCOMMANDS = ("demo", "ls", "publish", "subscribe", "plugins", "check")
@@ -16,11 +17,24 @@ SUBCOMMANDS = ("demo", "ls", "publish", "subscribe", "plugins", "check")
 they run."""
 
 INTERRUPTED = 130
+USAGE = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells mistakes in the command line as all others are told: by ``ConfigError``."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it."""
+        raise ConfigError(message, rc=USAGE, hint=f"see '{self.prog} --help'")
+
+    def print_help(self, file: Any = None) -> None:
+        """Print it. The inherited method hides that it cannot be written."""
+        (file or sys.stdout).write(self.format_help())
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="ldmsjob",
         description="Tools of the LDMS job manager. The daemon: twistd ldmsjob.",
         epilog="'ldmsjob COMMAND --help' tells more of a command.",
@@ -35,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the sub-command that ``argv`` names; returns the exit status.
 
-    That is 0 when whoever reads the output leaves before its end.
+    When whoever reads the output leaves before its end, it is that of what was done till then: 0,
+    unless something was wrong already. Raises ``SystemExit`` after ``--help``, and when the output
+    cannot be written.
     """
     status = 0
     with until_reader_leaves():
@@ -43,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = parser().parse_args(argv)
             status = arguments.run(arguments) or 0
         except ConfigError as error:
-            print(f"ldmsjob: {error}", file=sys.stderr)
+            complain(str(error))
             status = error.rc
         except KeyboardInterrupt:
             status = INTERRUPTED

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 _STATUSES = {
     2: "a mistake in the command line, or there is no such plugin or file",
     errno.EACCES: "refused: wrong authentication, or not allowed",
-    errno.EINVAL: "an attribute (-A) is wrong",
     errno.EPROTO: "the peer broke the protocol",
     errno.EAFNOSUPPORT: "there is no such host",
     errno.ECONNRESET: "the connection was lost",

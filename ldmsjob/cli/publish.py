@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EXIT_STATUS = exit_status(
     {
         0: "the peer has acknowledged all messages",
-        errno.EINVAL: "what is to be published is no such message, or an attribute (-A) is wrong",
+        errno.EINVAL: "what is to be published is no such message",
         errno.EMSGSIZE: "a message is too long",
         errno.EOPNOTSUPP: "the message service of the peer is off",
         130: "interrupted",
@@ -101,15 +101,15 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Publish; returns the exit status."""
+    """Publish; returns the exit status. Raises ``ConfigError``."""
     from ldmsjob.cli.client import run_tool
+    from ldmsjob.cli.main import USAGE
+    from ldmsjob.errors import ConfigError
 
     if arguments.message is not None and arguments.file is not None:
-        print("ldmsjob: give either MESSAGE or --file, not both", file=sys.stderr)
-        return 2
+        raise ConfigError("give either MESSAGE or --file, not both", rc=USAGE)
     if arguments.repeat > 1 and arguments.message is None and arguments.file is None:
-        print("ldmsjob: --repeat needs MESSAGE or --file", file=sys.stderr)
-        return 2
+        raise ConfigError("--repeat needs MESSAGE or --file", rc=USAGE)
     return run_tool(
         arguments,
         lambda reactor, connect: publish(arguments, reactor, connect),

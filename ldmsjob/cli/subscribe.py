@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXIT_STATUS = exit_status(
     {
         0: "as many messages as wanted were printed, or interrupted",
-        errno.EINVAL: "the peer refused the subscription, or an attribute (-A) is wrong",
+        errno.EINVAL: "the peer refused the subscription",
         errno.EOPNOTSUPP: "the message service of the peer is off",
     }
 )
@@ -78,14 +78,16 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Subscribe; returns the exit status."""
+    """Subscribe; returns the exit status. Raises ``ConfigError``."""
     from ldmsjob.cli.client import run_tool
+    from ldmsjob.errors import ConfigError
 
     try:
         stream = open(arguments.file, "wb") if arguments.file else sys.stdout.buffer  # noqa: SIM115
     except OSError as error:
-        print(f"ldmsjob: {arguments.file}: {error.strerror}", file=sys.stderr)
-        return error.errno or errno.EIO
+        raise ConfigError(
+            f"{arguments.file}: {error.strerror}", rc=error.errno or errno.EIO
+        ) from None
     return run_tool(
         arguments,
         lambda reactor, connect: subscribe(arguments, reactor, connect, stream),
