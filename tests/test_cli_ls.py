@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import io
 import json
 from collections.abc import Sequence
@@ -300,6 +301,33 @@ class ToolTests(UtcTestCase):
                 self.assertEqual(self.successResultOf(done), 1)
             else:
                 self.failureResultOf(done, OSError)
+
+    def test_nothing_is_left_to_fail(self) -> None:
+        """Sets that were asked for when the reader left are no errors when the link goes."""
+
+        class Broken(Output):
+            """Cannot write."""
+
+            def write(self, text: str) -> int:
+                """Fail."""
+                raise BrokenPipeError
+
+        def slow(owner: Owner) -> None:
+            answers = owner.answers
+
+            def answer(command: Any) -> Any:
+                if not (isinstance(command, ReadMemory) and owner.sent_of(ReadMemory)[1:]):
+                    yield from answers(command)
+
+            owner.answers = answer  # type: ignore[method-assign]
+
+        self.before = slow
+        with patch("tests.test_cli_ls.Output", Broken):
+            done, _ = self.start("-l", is_terminal=True)
+        self.assertEqual(self.successResultOf(done), 0)
+        self.owner.peer_of.link_closed(self.owner, Failure(PeerError("gone")))
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def failed_rc(self, done: Deferred[int]) -> int:
         """The errno of the error that ends the tool."""

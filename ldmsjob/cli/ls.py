@@ -213,6 +213,7 @@ class Listing:
         self._output = output
         self._is_terminal = output.isatty()
         self._status = 0
+        self._waiting: deque[tuple[DirectoryEntry, Deferred[DecodedSet]]] = deque()
         self._long = arguments.long or arguments.push or arguments.decomposition
 
     async def run(self, clock: Any, connect: Connect) -> int:
@@ -240,6 +241,9 @@ class Listing:
             self._output.flush()
         except BrokenPipeError:
             return self._status  # Whoever reads has enough. What was wrong till then stays wrong.
+        finally:
+            for _, coming in self._waiting:
+                coming.addErrback(lambda _failure: None)
         await peer.close()
         return self._status
 
@@ -346,7 +350,7 @@ class Listing:
 
         from ldmsjob.errors import RequestFailed, SetImageError
 
-        waiting: deque[tuple[DirectoryEntry, Deferred[DecodedSet]]] = deque()
+        waiting = self._waiting
         remaining = iter(entries)
         while True:
             while len(waiting) < READ_AHEAD and (entry := next(remaining, None)) is not None:
@@ -361,8 +365,6 @@ class Listing:
                 yield entry, None
             except RequestFailed as error:
                 if error.rc in (errno.ETIMEDOUT, errno.ECONNRESET, errno.ENOTCONN):
-                    for _, other in waiting:
-                        other.addErrback(lambda _failure: None)
                     raise
                 gone = error.rc == errno.ENOENT
                 self._complain(str(error), NOTHING_FOUND if gone else error.rc)
