@@ -7,10 +7,12 @@ import os
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
 INTERRUPTED = 130
@@ -42,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from rich.console import Console
     from twisted.internet import reactor as installed_reactor
+    from twisted.internet.error import ReactorNotRunning
     from twisted.logger import globalLogBeginner
 
     from ldmsjob.cli.demo_session import Demo
@@ -55,17 +58,22 @@ def run(arguments: argparse.Namespace) -> int:
     statuses: list[int] = []
     unwritten: list[OSError] = []
 
+    def stop() -> None:
+        with suppress(ReactorNotRunning):
+            reactor.stop()
+
     def output_failed(error: OSError) -> None:
         unwritten.append(error)
-        if reactor.running:
-            reactor.stop()
+        stop()
 
     # Left to itself, rich makes SystemExit of the error.
     console = Console(file=cast("TextIO", WatchedOutput(sys.stdout, output_failed)))
 
+    stopping: list[bool] = []
+
     def failed(failure: Failure) -> int:
-        if not reactor.running:
-            return INTERRUPTED  # Stopped half way, it loses its connection; that is no failure.
+        if stopping:
+            return INTERRUPTED  # Whatever stopped half way is no failure.
         if failure.check(LdmsJobError) is None:
             failure.printTraceback()
         print(f"the demo failed: {failure.getErrorMessage()}", file=sys.stderr)
@@ -73,8 +81,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     def ended(status: int) -> None:
         statuses.append(status)
-        if reactor.running and not unwritten:
-            reactor.stop()
+        stop()
+
+    def begin() -> None:
+        running = demo.run().addErrback(failed).addCallback(ended)
+        reactor.addSystemEventTrigger("before", "shutdown", interrupt, running)
+
+    def interrupt(running: Deferred[None]) -> Deferred[None]:
+        stopping.append(True)
+        running.cancel()
+        return running  # The reactor runs until the daemon has stopped.
 
     with tempfile.TemporaryDirectory(prefix="ldmsjob-demo.") as directory:
         demo = Demo(
@@ -84,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
             fast=arguments.fast,
             live=console.is_terminal and not arguments.plain,
         )
-        reactor.callWhenRunning(lambda: demo.run().addErrback(failed).addCallback(ended))
+        reactor.callWhenRunning(begin)
         # A closed terminal must not leave the directory behind; the reactor has the other signals.
         signal.signal(signal.SIGHUP, lambda number, frame: reactor.callFromThread(reactor.stop))
         reactor.run()
