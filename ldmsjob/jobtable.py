@@ -291,6 +291,14 @@ class JobTable:
         return step
 
     @staticmethod
+    def _known_step_node(
+        job: Job, notice: StepInit | StepExit
+    ) -> tuple[Step | None, StepNode | None]:
+        """What is known of the step, and of its part on the notice's node."""
+        step = job._steps.get(notice.step_id)
+        return step, step.nodes.get(notice.node_id) if step is not None else None
+
+    @staticmethod
     def _step_node(job: Job, step_id: int, node_id: int) -> tuple[Step, StepNode]:
         step = job._steps.get(step_id)
         if step is None:
@@ -335,8 +343,7 @@ class JobTable:
 
     def _add_step(self, job: Job, notice: StepInit, time_us: int, received_us: int) -> list[Change]:
         """A new step, a further node of a known one, a repetition, or a run that we missed."""
-        step = job._steps.get(notice.step_id)
-        node = step.nodes.get(notice.node_id) if step is not None else None
+        step, node = self._known_step_node(job, notice)
         if node is not None and node.start_us is not None:
             if time_us > node.start_us and node.all_ended:
                 changes = self._end_attempt(job, time_us, received_us, "implied")
@@ -408,8 +415,7 @@ class JobTable:
 
     def _end_step(self, job: Job, notice: StepExit, time_us: int, received_us: int) -> list[Change]:
         """A node's part of a step is over; the step, when it was the last known node."""
-        step = job._steps.get(notice.step_id)
-        node = step.nodes.get(notice.node_id) if step is not None else None
+        step, node = self._known_step_node(job, notice)
         if step is None or node is None:
             self._stats.add("step_exit_of_unknown_step")
             return []
@@ -464,8 +470,7 @@ class JobTable:
         self, job: Job, notice: StepInit, time_us: int, received_us: int
     ) -> list[Change]:
         """A requeued job whose init is missing, or a notice that comes late."""
-        step = job._steps.get(notice.step_id)
-        node = step.nodes.get(notice.node_id) if step is not None else None
+        _step, node = self._known_step_node(job, notice)
         repeated = node is not None and node.start_us == time_us
         if not repeated and time_us >= (job.end_us or 0):
             change = self._next_change(job, time_us)
