@@ -20,6 +20,7 @@ from ldmsjob.config import (
     parse_size,
     parse_time,
 )
+from ldmsjob.daemon import LISTEN_ATTRIBUTES
 from ldmsjob.errors import ConfigError
 from ldmsjob.logformat import parse_level
 from ldmsjob.options import OPTIONS, commands_of
@@ -193,15 +194,35 @@ def _misplaced(verb: Verb, name: str) -> ConfigError:
 
 
 def _listen(interpreter: Interpreter, arguments: Arguments) -> None:
+    xprt = arguments["xprt"]
+    host, port = _address(interpreter, xprt, arguments)
     interpreter.daemon.listen(
-        arguments["xprt"],
-        arguments.get("host") or None,
-        parse_integer("port", arguments.get("port", DEFAULT_PORT), 1, 65535),
+        xprt,
+        host,
+        port,
+        attributes=arguments.pairs("xprt", *LISTEN_ATTRIBUTES),
         auth=arguments.get("auth") or None,
         quota=parse_integer("quota", arguments.get("quota", UNLIMITED), -1),
         rx_rate=parse_integer("rx_rate", arguments.get("rx_rate", UNLIMITED), -1),
         where=arguments.where,
     )
+
+
+def _address(interpreter: Interpreter, xprt: str, arguments: Arguments) -> tuple[str | None, int]:
+    """Host and port; for a transport without ports its path and 0."""
+    path = arguments.get("path")
+    if interpreter.daemon.has_ports(xprt):
+        if path is not None:
+            raise ConfigError(f"'path' is not for xprt={xprt}", hint="give port=… and host=…")
+        port = parse_integer("port", arguments.get("port", DEFAULT_PORT), 1, 65535)
+        return arguments.get("host") or None, port
+    for name in ("port", "host"):
+        if arguments.get(name) is not None:
+            raise ConfigError(f"'{name}' is not for xprt={xprt}", hint="give path=/…")
+    if not path or not path.startswith("/"):
+        problem = f"path '{path}' invalid" if path else f"xprt={xprt} requires the attribute 'path'"
+        raise ConfigError(problem, hint="path=/…: where the socket is, from the root on")
+    return path, 0
 
 
 def _load(interpreter: Interpreter, arguments: Arguments) -> None:
@@ -361,8 +382,9 @@ _TABLE = (
         _listen,
         "Accept connections of peers.",
         required=("xprt",),
-        optional=("port", "host", "auth", "quota", "rx_rate"),
+        optional=LISTEN_ATTRIBUTES,
         priority=True,
+        any_attribute=True,
     ),
     Verb("load", _load, "Make an instance of a plugin.", ("name",), ("plugin",)),
     Verb(

@@ -54,6 +54,10 @@ from ldmsjob.turns import Turn
 CANNOT_LISTEN = 7
 """Exit status when a listener cannot be opened, as in C."""
 
+LISTEN_ATTRIBUTES = ("port", "host", "path", "auth", "quota", "rx_rate")
+"""What `listen` accepts for every transport; which have a ``path`` instead of ``port`` and ``host``
+they say themselves."""
+
 # What may stand in a set's name.
 _DAEMON_NAME = re.compile(r"[!#-\[\]-~]{1,128}")
 
@@ -69,8 +73,16 @@ class Endpoint:
     quota: int
     rx_rate: int
     where: str
+    transport: ITransport
+
+    @property
+    def is_path(self) -> bool:
+        """Whether ``host`` is a path in the file system."""
+        return self.host is not None and self.host.startswith("/")
 
     def __str__(self) -> str:
+        if self.is_path:
+            return f"{self.xprt}:{self.host}"
         return f"{self.xprt}:{self.port}" + (f":{self.host}" if self.host else "")
 
 
@@ -161,7 +173,7 @@ class Daemon(OrderedServices):
         self._given: dict[str, tuple[str, str]] = {}
         self._auths: dict[str, IAuthenticator] = {}
         self._default_auth: IAuthenticator | None = None
-        self._transports: dict[str, ITransport] = {}
+        self._transports: dict[tuple[str, frozenset[tuple[str, str]]], ITransport] = {}
         self.job_managers = ServiceGroup("job managers", clock, STOP_SECONDS)
         self.samplers = ServiceGroup("samplers", clock, STOP_SECONDS)
         self.listeners = _Listeners("listeners", clock, STOP_SECONDS)
@@ -260,12 +272,31 @@ class Daemon(OrderedServices):
         """Set how peers authenticate where a listener names nothing."""
         self._default_auth = self._authenticator(plugin, options)
 
+    def has_ports(self, xprt: str) -> bool:
+        """Whether that transport is addressed by host and port, or else by a path. Raises
+        ``ConfigError`` with rc 2 when there is none of that name."""
+        return bool(self.loader.find("transport", xprt).has_ports)
+
+    def _transport(self, xprt: str, attributes: Mapping[str, str | None]) -> ITransport:
+        """The transport of that name and these attributes, one for all listeners with the same."""
+        factory = self.loader.find("transport", xprt)
+        checked = check_attributes(
+            factory.attributes, attributes, f"'listen xprt={xprt}'", also=LISTEN_ATTRIBUTES
+        )
+        key = xprt, frozenset(checked.items())
+        if key not in self._transports:
+            transport: ITransport = factory.create(self._context("xprt", xprt))
+            transport.configure(checked)
+            self._transports[key] = transport
+        return self._transports[key]
+
     def listen(
         self,
         xprt: str,
         host: str | None,
         port: int,
         *,
+        attributes: Mapping[str, str | None] | None = None,
         auth: str | None = None,
         quota: int = -1,
         rx_rate: int = -1,
@@ -273,20 +304,20 @@ class Daemon(OrderedServices):
     ) -> Endpoint:
         """Accept connections there: from the start of the daemon, or now when it runs.
 
-        ``port`` 0 takes a free one. Raises ``ConfigError``: 17 for the same one twice, 2 for an
-        unknown ``auth`` domain or transport, 7 when it cannot be bound.
+        ``port`` 0 takes a free one. ``attributes`` are the transport's own. Raises ``ConfigError``:
+        17 for the same one twice, 2 for an unknown ``auth`` domain or transport, 7 when it cannot
+        be bound.
         """
-        endpoint = Endpoint(xprt, host, port, auth, quota, rx_rate, where)
-        if xprt not in self._transports:
-            factory = self.loader.find("transport", xprt)
-            self._transports[xprt] = factory.create(self._context("xprt", xprt))
+        transport = self._transport(xprt, attributes or {})
+        endpoint = Endpoint(xprt, host, port, auth, quota, rx_rate, where, transport)
         if auth is not None and auth not in self._auths:
             raise ConfigError(
                 f"there is no authentication domain '{auth}'",
                 rc=errno.ENOENT,
                 hint=nearest(auth, self._auths) or f"put 'auth_add name={auth} …' in front",
             )
-        if port and any(str(known) == str(endpoint) for known in self.endpoints):
+        known_name = port or endpoint.is_path
+        if known_name and any(str(known) == str(endpoint) for known in self.endpoints):
             raise ConfigError(f"{endpoint} is listened on already", rc=errno.EEXIST)
         if self.settled:
             self._add_listener(endpoint)
@@ -296,7 +327,7 @@ class Daemon(OrderedServices):
     def _add_listener(self, endpoint: Endpoint) -> None:
         auth = self._default_auth if endpoint.auth is None else self._auths[endpoint.auth]
         assert auth is not None
-        listener = self._transports[endpoint.xprt].listen(
+        listener = endpoint.transport.listen(
             endpoint.host,
             endpoint.port,
             self.site,
@@ -304,7 +335,9 @@ class Daemon(OrderedServices):
             LinkSettings(lambda: self.hub.enabled, endpoint.quota, endpoint.rx_rate),
         )
         service = listener.service
-        name = f"{endpoint}" if endpoint.port else f"{endpoint}#{len(list(self.listeners))}"
+        name = str(endpoint)
+        if name in self.listeners.namedServices:
+            name = f"{name}#{len(list(self.listeners))}"
         service.setName(name)
         self.listeners.endpoints[name] = endpoint
         try:

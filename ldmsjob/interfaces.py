@@ -95,7 +95,15 @@ class ISubscriberFactory(IPluginFactory):
 
 
 class ITransportFactory(IPluginFactory):
-    """Makes ``ITransport``; ``name`` is the word of ``xprt=``."""
+    """Makes ``ITransport``; ``name`` is the word of ``xprt=``.
+
+    ``attributes`` are what `listen` accepts in addition to its own. The daemon makes one instance
+    for all listeners with the same ones.
+    """
+
+    has_ports: bool = Attribute(
+        "True: listeners and peers are at a host and a port. False: at a path in the file system."
+    )
 
 
 class IAuthenticatorFactory(IPluginFactory):
@@ -430,7 +438,8 @@ class ITransport(IConfigurable):
         settings: LinkSettings,
     ) -> IListener:
         """A service that listens while it runs. ``host`` None: everywhere, IPv6 and IPv4.
-        ``port`` 0: any free one, see ``IListener.port``."""
+        ``port`` 0: any free one, see ``IListener.port``. Where there are no ports ``host`` is the
+        path, and ``port`` 0."""
 
     def connect(
         host: str,

@@ -24,7 +24,9 @@ class Option:
 
 
 OPTIONS = {
-    "x": Option("xprt", "Listen: XPRT:PORT[:HOST]. May be repeated.", command_line_only=True),
+    "x": Option(
+        "xprt", "Listen: XPRT:PORT[:HOST] or XPRT:/PATH. May be repeated.", command_line_only=True
+    ),
     "c": Option("config", "Configuration file. May be repeated.", command_line_only=True),
     "a": Option("default_auth", "Authentication plugin.", "default_auth", "plugin"),
     "A": Option("default_auth_args", "NAME=VALUE for it. May be repeated."),
@@ -80,7 +82,11 @@ def commands_of(pairs: Iterable[tuple[str, str]], where: str) -> list[Command]:
 def _listen_option(value: str, where: str) -> Command:
     xprt, *rest = value.split(":", 2)
     if not xprt or not rest:
-        raise ConfigError(f"Bad xprt format '{value}'", where=where, hint="-x XPRT:PORT[:HOST]")
+        raise ConfigError(
+            f"Bad xprt format '{value}'", where=where, hint="-x XPRT:PORT[:HOST] or -x XPRT:/PATH"
+        )
+    if rest[0].startswith("/"):
+        return command("listen", {"xprt": xprt, "path": ":".join(rest)}, where)
     attributes: dict[str, str | None] = {"xprt": xprt, "port": rest[0]}
     if len(rest) == 2:
         attributes["host"] = rest[1]

@@ -68,8 +68,12 @@ class SubscriberFactory(PluginFactory):
 
 
 @implementer(IPlugin, ITransportFactory)
+@dataclass(frozen=True)
 class TransportFactory(PluginFactory):
     """Declares a transport; ``maker`` is called with an ``IPluginContext``."""
+
+    has_ports: bool = True
+    """False: it is addressed by a path in the file system."""
 
 
 @implementer(IPlugin, IAuthenticatorFactory)

@@ -137,7 +137,8 @@ class FakeTransport(Recorder):
 
 
 def loader():
-    """What comes along; fakes of each kind of plugin; the transport ``wire``."""
+    """What comes along; fakes of each kind of plugin; the transports ``wire`` and, with paths
+    for ports, ``local``."""
     result = Loader()
     for kind, name, maker in (
         (JobManagerFactory, "jm", "FakeJobManager"),
@@ -147,6 +148,10 @@ def loader():
         (TransportFactory, "wire", "FakeTransport"),
     ):
         result.add(kind(name, "A fake.", ATTRIBUTES, f"tests.daemons:{maker}"), __file__)
+    local = TransportFactory(
+        "local", "A fake.", ATTRIBUTES, "tests.daemons:FakeTransport", has_ports=False
+    )
+    result.add(local, __file__)
     return result
 
 

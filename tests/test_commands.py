@@ -105,16 +105,45 @@ class CommandTests(SynchronousTestCase):
             "listen xprt=wire port=412 host=h quota=5 rx_rate=6 auth=d\n"
         )
         self.assertEqual(list(map(str, self.daemon.endpoints)), ["wire:411", "wire:412:h"])
-        transport = self.daemon._transports["wire"]
+        transport = self.daemon.endpoints[0].transport
         self.assertEqual([(s.quota, s.rx_rate) for s in transport.settings], [(-1, -1), (5, 6)])
         self.assertFalse(transport.settings[0].messages_enabled())
+
+    def test_listen_attributes(self):
+        """A transport gets its own attributes, checked; those with the same ones share it."""
+        self.rig.read(
+            "listen xprt=wire\nlisten xprt=wire port=412 colour=blue\n"
+            "listen xprt=wire port=413 colour=red\n"
+        )
+        plain, blue, red = (endpoint.transport for endpoint in self.daemon.endpoints)
+        self.assertEqual(plain.calls, [("configure", {"colour": "red"})])
+        self.assertEqual(blue.calls, [("configure", {"colour": "blue"})])
+        self.assertIs(red, plain)
+        error = self.fails("listen xprt=wire prt=5", rc=22)
+        self.assertIn("'listen xprt=wire' has no attribute 'prt'", error.message)
+        self.assertIn("port", error.hint)
+
+    def test_listen_path(self):
+        """A transport without ports is given a path from the root on, and no other is."""
+        option = commands_of([("x", "local:/y:z")], "option")
+        self.rig.read("listen xprt=local path=/run/x size=5\n", options=option)
+        self.assertEqual(list(map(str, self.daemon.endpoints)), ["local:/y:z", "local:/run/x"])
+        self.rig.start()
+        listener, _ = self.daemon.listeners
+        self.assertEqual((listener.host, listener.port), ("/y:z", 0))
+        self.assertIn("path=/", self.fails("listen xprt=local", rc=22).hint)
+        self.fails("listen xprt=local path=run/x", rc=22)
+        self.fails("listen xprt=local path=/x port=5", rc=22)
+        self.fails("listen xprt=local path=/x host=h", rc=22)
+        self.fails("listen xprt=wire path=/x", rc=22)
+        self.fails("listen xprt=local path=/x\nlisten xprt=local path=/x", rc=17)
 
     def test_listen_errors(self):
         """Port and numbers in range, known transport and domain, no endpoint twice."""
         for port in ("0", "65536", "http", ""):
             self.fails(f"listen xprt=wire port={port}", rc=22)
         self.fails("listen xprt=wire quota=-2", rc=22)
-        self.assertIn("this version has 'sock'", self.fails("listen xprt=rdma", rc=2).hint)
+        self.assertIn("'sock', 'wire'", self.fails("listen xprt=rdma", rc=2).hint)
         self.assertIn("auth_add name=d", self.fails("listen xprt=wire auth=d", rc=2).hint)
         self.fails("listen xprt=wire\nlisten xprt=wire port=411", rc=17)
 

@@ -41,7 +41,7 @@ class DaemonTests(SynchronousTestCase):
 
         for name in ("a", "s"):
             self.rig.plugin(name).calls = Both(name)
-        self.daemon._transports["wire"].calls = Both("wire")
+        self.daemon.endpoints[0].transport.calls = Both("wire")
         return calls
 
     def test_fakes(self):
@@ -85,7 +85,7 @@ class DaemonTests(SynchronousTestCase):
     def test_listener_that_cannot_be_bound(self):
         """Error 7 with its line; nothing was started."""
         (path,) = self.rig.read(BOTH)
-        self.daemon._transports["wire"].taken.add(411)
+        self.daemon.endpoints[0].transport.taken.add(411)
         error = self.assertRaises(ConfigError, self.daemon.privilegedStartService)
         self.assertEqual((error.rc, error.where), (7, f"{path}:2"))
         self.assertIn("411", error.message)
@@ -95,7 +95,7 @@ class DaemonTests(SynchronousTestCase):
         """Binds at once; one that cannot be bound leaves no trace."""
         self.rig.read(BOTH)
         self.rig.start()
-        transport = self.daemon._transports["wire"]
+        transport = self.daemon.endpoints[0].transport
         self.rig.run("listen xprt=wire port=412")
         self.assertEqual(transport.calls[-1], ("bind", 412))
         transport.taken.add(413)
@@ -115,7 +115,7 @@ class DaemonTests(SynchronousTestCase):
     def test_message_service_as_peers_see_it(self):
         """A listener tells what holds when a peer connects."""
         self.rig.read(BOTH)
-        (settings,) = self.daemon._transports["wire"].settings
+        (settings,) = self.daemon.endpoints[0].transport.settings
         self.assertTrue(settings.messages_enabled())
         self.rig.run("msg_disable")
         self.assertFalse(settings.messages_enabled())

@@ -129,7 +129,7 @@ class ServiceTests(SynchronousTestCase):
     def test_start_that_fails(self):
         """Ends the process with the error's number, and says why in both places."""
         program = self.program("listen xprt=wire\n", "-n", "d")
-        program.daemon._transports["wire"].taken.add(411)
+        program.daemon.endpoints[0].transport.taken.add(411)
         errors = io.StringIO()
         self.patch(sys, "__stderr__", errors)
         error = self.assertRaises(StartFailed, program.privilegedStartService)
@@ -234,7 +234,9 @@ class CheckTests(SynchronousTestCase):
         """Its place stands in the file's stead."""
         status, output, errors = self.check("", "-x", "sock")
         self.assertEqual((status, output), (22, ""))
-        self.assertEqual(errors, "option -x: Bad xprt format 'sock'; -x XPRT:PORT[:HOST]\n")
+        self.assertEqual(
+            errors, "option -x: Bad xprt format 'sock'; -x XPRT:PORT[:HOST] or -x XPRT:/PATH\n"
+        )
 
 
 class Process(ProcessProtocol):
