@@ -1,8 +1,8 @@
 """A turn: all the work that one piece of input brings, e.g. one read of a socket.
 
 What is cheaper once per read than once per message is put off to the end of the turn: writing an
-event file, returning message credit. The order there is fixed by the caller: files first, credit
-last, because credit tells a publisher that its message has been dealt with.
+event file, returning message credit. The order there is fixed by the callers: the journal first,
+files next, credit last, because credit tells a publisher that its message has been dealt with.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ class Turn:
 
     def __init__(self) -> None:
         self._depth = 0
+        self._first: dict[Callable[[], None], None] = {}
         self._calls: dict[Callable[[], None], None] = {}
 
-    def at_end(self, call: Callable[[], None]) -> None:
-        """Call ``call()`` once when the turn ends, however often this is asked for in the turn."""
+    def at_end(self, call: Callable[[], None], *, first: bool = False) -> None:
+        """Call ``call()`` once when the turn ends, however often this is asked for in the turn.
+
+        ``first``: in front of all calls that are not.
+        """
         if self._depth:
-            self._calls[call] = None
+            (self._first if first else self._calls)[call] = None
         else:
             call()
 
@@ -47,10 +51,11 @@ class Turn:
     ) -> None:
         """End the block; the outermost one makes the calls, each on its own, failures logged."""
         self._depth -= 1
-        if self._depth or not self._calls:
+        if self._depth or not (self._calls or self._first):
             return
+        first, self._first = self._first, {}
         calls, self._calls = self._calls, {}
-        for call in calls:
+        for call in (*first, *calls):
             try:
                 call()
             except PLUGIN_FAULTS:

@@ -1,0 +1,463 @@
+"""Keeps what is accepted: collects it during a turn, writes it at the turn's end.
+
+The disk may be full, read-only or broken: then the daemon goes on with what it has in memory, says
+so, and writes what it has collected as soon as the disk lets it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ldmsjob.errors import ConfigError
+from ldmsjob.facts import JobFacts, JobKey
+from ldmsjob.interfaces import IStats
+from ldmsjob.jobs import Change, Job
+from ldmsjob.journal.records import decode_facts, decode_record, encode, encode_record
+from ldmsjob.journal.storage import Damaged, JournalFile, checkpoint, set_aside
+from ldmsjob.notices import Notice
+from ldmsjob.turns import Turn
+
+MAX_WAITING = 100_000
+"""Rows that are kept in memory while the disk refuses them; of more, the oldest go."""
+
+RETRY_SECONDS = 5.0
+"""How often a disk that refuses is tried."""
+
+TIDY_SECONDS = 30.0
+"""How often the file is tidied."""
+
+_PRUNE_ROWS = 500
+_PRUNE_SECONDS = 0.05
+"""Rows that are looked at in one go, which takes a few milliseconds, and the pause between."""
+
+_DISK_FAULTS = (sqlite3.Error, OSError)
+
+
+_Row = tuple[int, int, int, int, bytes]
+"""Number of the notice and of its job, time of receipt, number of the last event so far, record."""
+
+
+class _Known:
+    """What the journal knows of a job that more may be said of."""
+
+    __slots__ = ("first_notice", "instance", "number")
+
+    def __init__(self, number: int, first_notice: int, instance: str) -> None:
+        self.number = number
+        self.first_notice = first_notice
+        self.instance = instance
+
+
+class StoredJob:
+    """A job as the journal has it, for recovery."""
+
+    def __init__(
+        self,
+        known: _Known,
+        key: JobKey,
+        adopted: bool,
+        start_us: int,
+        facts: JobFacts,
+        notices: list[tuple[int, Notice]],
+    ) -> None:
+        self.known = known
+        self.key = key
+        self.adopted = adopted
+        self.start_us = start_us
+        self.facts = facts
+        """As they were when its row was last written: at its beginning, unless it has ended."""
+        self.notices = notices
+        """What was accepted about it, with the times of receipt, in order."""
+
+    @property
+    def instance(self) -> str:
+        """The job manager that told of it."""
+        return self.known.instance
+
+
+class Journal:
+    """One journal file, opened for writing.
+
+    ``in_thread(function, argument)`` returns a Deferred: what waits for the disk for long is done
+    there. ``clock`` is the wall clock.
+
+    Counters: ``rows`` written, ``transactions``, ``failures`` (of the disk), ``waiting`` is not one
+    of them but a property, ``lost`` (rows that nobody wrote), ``pruned``, ``damaged`` (files that
+    were set aside).
+    """
+
+    log = Logger(namespace="journal")
+
+    def __init__(
+        self,
+        path: str,
+        turn: Turn,
+        clock: IReactorTime,
+        stats: IStats,
+        *,
+        max_age_seconds: float,
+        max_bytes: int,
+        in_thread: Callable[..., Deferred[Any]],
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        self.path = path
+        self._turn = turn
+        self._clock = clock
+        self._stats = stats
+        self._max_age_us = int(max_age_seconds * 1e6)
+        self._max_bytes = max_bytes
+        self._in_thread = in_thread
+        self._max_waiting = max_waiting
+        self._file: JournalFile | None = None
+        self._due = False
+        self._failing = False
+        self._said_lost = False
+        self._rows: list[_Row] = []
+        self._changed: dict[Job, _Known] = {}
+        """Jobs whose own row is out of date."""
+        self._kept: dict[tuple[str, str], int | None] = {}
+        self._known: dict[Job, _Known] = {}
+        self._job = self._number = 0
+        self.last_sequence = 0
+        """The number of the last event that the file knows, when it was opened."""
+        self._retry: IDelayedCall | None = None
+        self._tidying: IDelayedCall | None = None
+        self._pruned_to = 0
+        self._unchecked = 0
+        self._checkpointing = False
+
+    # Life
+
+    def open(self) -> None:
+        """Open the file, or say why that cannot be and try again later.
+
+        A damaged file is set aside. Raises ``ConfigError`` when another process writes it.
+        """
+        try:
+            self._open()
+        except _DISK_FAULTS as error:
+            self._fails(error)
+        self._tidying = self._clock.callLater(TIDY_SECONDS, self._tidy)
+
+    def _open(self) -> None:
+        os.makedirs(os.path.dirname(self.path) or ".", mode=0o700, exist_ok=True)
+        try:
+            self._file = JournalFile(self.path)
+        except Damaged as error:
+            self._set_aside(error)
+            self._file = JournalFile(self.path)
+        self._job, self._number, self.last_sequence = self._file.last_numbers()
+
+    def close(self) -> None:
+        """Write what waits, and close."""
+        self.commit()
+        for call in (self._retry, self._tidying):
+            if call is not None and call.active():
+                call.cancel()
+        self._retry = self._tidying = None
+        if self._rows:
+            self._lose(len(self._rows))
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except _DISK_FAULTS as error:
+                self.log.error("{path}: {error}", path=self.path, error=error)
+
+    # Writing
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not written yet."""
+        return len(self._rows)
+
+    def append(
+        self,
+        notice: Notice,
+        received_us: int,
+        changes: Sequence[Change],
+        job: Job,
+        sequence: int,
+        instance: str,
+    ) -> None:
+        """Keep a notice and what it did, at the end of the turn.
+
+        ``job`` is whom the notice is about when it changed nothing that shows; ``sequence`` the
+        number of the last event so far; ``instance`` the job manager that told.
+        """
+        known = self._known
+        rows = self._rows
+        number = self._number
+        for change in changes:
+            number += 1
+            job = change.job
+            if change.opened:
+                self._job += 1
+                self._changed[job] = known[job] = _Known(self._job, number, instance)
+            elif change.ended:
+                self._changed[job] = known[job]
+            told = notice if change is changes[-1] else None
+            record = encode_record(told, change.events)
+            rows.append((number, known[job].number, received_us, sequence, record))
+        if not changes:
+            number += 1
+            record = encode_record(notice, ())
+            rows.append((number, known[job].number, received_us, sequence, record))
+        self._number = number
+        if not self._due:
+            self._due = True
+            self._turn.at_end(self.commit, first=True)
+
+    def described(self, job: Job) -> None:
+        """Keep what was looked up about a job."""
+        self._changed[job] = self._known[job]
+        self._commit_soon()
+
+    def forget(self, job: Job) -> None:
+        """The job's set is gone: no more will be said of it."""
+        self._known.pop(job, None)
+
+    def keep(self, owner: str, name: str, value: int | None) -> None:
+        """Keep a number under that name, in the same transaction as all else of this turn; None:
+        no longer."""
+        self._kept[owner, name] = value
+        self._commit_soon()
+
+    def kept(self, owner: str) -> Mapping[str, int]:
+        """What that owner keeps."""
+        return {} if self._file is None else self._file.kept(owner)
+
+    def _commit_soon(self) -> None:
+        if not self._due:
+            self._due = True
+            self._turn.at_end(self.commit, first=True)
+
+    def commit(self) -> None:
+        """Write what the turn has brought, in one transaction."""
+        self._due = False
+        if self._file is None or self._failing:
+            self._trim()
+            return
+        try:
+            self._write(self._file)
+        except Damaged as error:
+            self._replace(error)
+        except _DISK_FAULTS as error:
+            self._fails(error)
+
+    def _write(self, file: JournalFile) -> None:
+        last = self._number
+        jobs = [_job_row(job, known, last) for job, known in self._changed.items()]
+        file.write(jobs, self._rows, self._kept)
+        self._stats.add("transactions")
+        self._stats.add("rows", len(self._rows))
+        self._unchecked += len(self._rows)
+        self._rows = []
+        self._changed.clear()
+        self._kept.clear()
+
+    # When the disk fails
+
+    def _fails(self, error: Exception) -> None:
+        """Go on in memory, and try again by and by."""
+        self._stats.add("failures")
+        if not self._failing:
+            self._failing = True
+            self.log.error(
+                "{path} cannot be written: {error}; up to {rows} rows wait in memory",
+                path=self.path,
+                error=error,
+                rows=self._max_waiting,
+            )
+        self._trim()
+        if self._retry is None:
+            self._retry = self._clock.callLater(RETRY_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        try:
+            if self._file is None:
+                numbers = self._job, self._number
+                self._open()
+                self._renumber(*numbers)
+            assert self._file is not None
+            self._write(self._file)
+        except Damaged as error:
+            self._replace(error)
+        except ConfigError as error:
+            self._fails(error)
+        except _DISK_FAULTS as error:
+            self._fails(error)
+        else:
+            self._failing = False
+            self.log.info("{path} is written again", path=self.path)
+
+    def _renumber(self, jobs: int, notices: int) -> None:
+        """The file that could not be opened at the start is not empty: what has been collected,
+        with these last numbers, comes behind what it has."""
+        by_jobs, by_notices = self._job, self._number
+        self._job += jobs
+        self._number += notices
+        self._rows = [
+            (number + by_notices, job + by_jobs, received_us, sequence, record)
+            for number, job, received_us, sequence, record in self._rows
+        ]
+        for known in {*self._known.values(), *self._changed.values()}:
+            known.number += by_jobs
+            known.first_notice += by_notices
+
+    def _trim(self) -> None:
+        """Keep no more in memory than is allowed."""
+        excess = len(self._rows) - self._max_waiting
+        if excess > 0:
+            del self._rows[:excess]
+            self._lose(excess)
+        while len(self._changed) > self._max_waiting:
+            del self._changed[next(iter(self._changed))]
+
+    def _lose(self, count: int) -> None:
+        self._stats.add("lost", count)
+        if not self._said_lost:
+            self._said_lost = True
+            self.log.error(
+                "rows are lost for {path}: the disk has refused them for too long", path=self.path
+            )
+
+    def _replace(self, error: Damaged) -> None:
+        """The file is damaged: begin another with the jobs that there are."""
+        file, self._file = self._file, None
+        try:
+            if file is not None:
+                file.close()
+        except _DISK_FAULTS:
+            pass
+        try:
+            self._set_aside(error)
+            self._file = JournalFile(self.path)
+            self._changed.update(self._known)
+            self._write(self._file)
+        except (*_DISK_FAULTS, ConfigError, Damaged) as failure:
+            self._fails(failure)
+
+    def _set_aside(self, error: Damaged) -> None:
+        aside = set_aside(self.path)
+        self._stats.add("damaged")
+        self.log.error(
+            "{path} is damaged ({error}) and now {aside}; a new journal begins",
+            path=self.path,
+            error=error,
+            aside=aside,
+        )
+
+    # Tidying
+
+    def _tidy(self) -> None:
+        """Delete what is old or too much, in slices; have the log beside the file copied."""
+        self._tidying = None
+        delay = TIDY_SECONDS
+        if self._file is not None and not self._failing:
+            try:
+                if self._prune(self._file):
+                    delay = _PRUNE_SECONDS
+            except Damaged as error:
+                self._replace(error)
+            except _DISK_FAULTS as error:
+                self._fails(error)
+        if self._unchecked and not self._checkpointing:
+            self._checkpoint()
+        self._tidying = self._clock.callLater(delay, self._tidy)
+
+    def _prune(self, file: JournalFile) -> bool:
+        """Go through some rows; returns whether there are more to go through."""
+        before_us = int(self._clock.seconds() * 1e6)
+        if file.used_bytes() <= self._max_bytes:
+            before_us -= self._max_age_us
+        self._pruned_to, deleted = file.prune(self._pruned_to, before_us, _PRUNE_ROWS)
+        self._stats.add("pruned", deleted)
+        return self._pruned_to > 0
+
+    def _checkpoint(self) -> None:
+        self._checkpointing, self._unchecked = True, 0
+
+        def done(_: object) -> None:
+            self._checkpointing = False
+
+        self._in_thread(checkpoint, self.path).addErrback(self._checkpoint_failed).addBoth(done)
+
+    def _checkpoint_failed(self, failure: Failure) -> None:
+        failure.trap(sqlite3.Error)
+        self._stats.add("failures")
+
+    # Recovery
+
+    def recoverable(self, ended_after_us: int) -> list[StoredJob]:
+        """Jobs that have not ended, or ended after that time, oldest first.
+
+        What cannot be read is counted as ``unreadable``, logged and left out.
+        """
+        if self._file is None:
+            return []
+        found: dict[int, StoredJob] = {}
+        first = self._number + 1
+        for number, first_notice, _last, manager, job_id, attempt, *rest in self._file.jobs(
+            ended_after_us
+        ):
+            instance, adopted, start_us, _end_us, facts = rest
+            try:
+                found[number] = StoredJob(
+                    _Known(number, first_notice, instance),
+                    JobKey(manager, job_id, attempt),
+                    bool(adopted),
+                    start_us,
+                    decode_facts(facts),
+                    [],
+                )
+            except msgspec.MsgspecError as error:
+                self._unreadable(f"job {job_id}", error)
+            else:
+                first = min(first, first_notice)
+        for number, received_us, record in self._file.notices(first):
+            job = found.get(number)
+            if job is not None:
+                try:
+                    notice, _events = decode_record(record)
+                except (msgspec.MsgspecError, KeyError) as error:
+                    self._unreadable(f"a notice of job {job.key.job_id}", error)
+                else:
+                    if notice is not None:
+                        job.notices.append((received_us, notice))
+        return list(found.values())
+
+    def _unreadable(self, what: str, error: Exception) -> None:
+        self._stats.add("unreadable")
+        self.log.error("{what} in {path}: {error}", what=what, path=self.path, error=error)
+
+    def recovered(self, job: Job, stored: StoredJob) -> None:
+        """That job is this one: what is said of it from now on belongs to the stored one."""
+        self._known[job] = stored.known
+
+
+def _job_row(job: Job, known: _Known, last_notice: int) -> tuple[Any, ...]:
+    key = job.key
+    return (
+        known.number,
+        known.first_notice,
+        last_notice if job.ended else None,
+        key.resource_manager,
+        key.job_id,
+        key.attempt,
+        known.instance,
+        job.adopted,
+        job.start_us,
+        job.end_us,
+        encode(job.facts),
+    )

@@ -1,0 +1,288 @@
+"""The journal's file: its tables, opening it, one transaction at a time, pruning."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ldmsjob.errors import ConfigError
+
+FORMAT = 1
+"""``user_version`` of the file; one with another number is set aside."""
+
+_APPLICATION = 0x6C646A6D
+"""``application_id`` of the file: "ldjm"."""
+
+_TABLES = """
+CREATE TABLE jobs (
+    job INTEGER PRIMARY KEY,
+    first_notice INTEGER NOT NULL,
+    last_notice INTEGER,
+    resource_manager TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    instance TEXT NOT NULL,
+    adopted INTEGER NOT NULL,
+    start_us INTEGER NOT NULL,
+    end_us INTEGER,
+    facts BLOB NOT NULL
+);
+CREATE TABLE notices (
+    number INTEGER PRIMARY KEY,
+    job INTEGER NOT NULL,
+    received_us INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    record BLOB NOT NULL
+);
+CREATE TABLE kept (
+    owner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value INTEGER NOT NULL,
+    PRIMARY KEY (owner, name)
+) WITHOUT ROWID;
+"""
+# No further indexes: each would be written with every notice, and is read by nobody but people.
+
+_PUT_JOB = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT_NOTICE = "INSERT INTO notices VALUES (?, ?, ?, ?, ?)"
+_PUT_KEPT = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)"
+_DROP_KEPT = "DELETE FROM kept WHERE owner = ? AND name = ?"
+_OLDEST = """
+SELECT number, received_us, notices.job, jobs.job IS NULL, end_us FROM notices LEFT JOIN jobs
+ON notices.job = jobs.job
+WHERE number > ? ORDER BY number LIMIT ?
+"""
+_DROP_JOBS = "DELETE FROM jobs WHERE job <= ? AND end_us < ? AND last_notice <= ?"
+
+_NEVER = 1 << 62
+
+_OWN = "journal"
+"""Owner of what the journal keeps of itself: the highest numbers, when their rows may be gone."""
+
+_SIDES = ("", "-wal", "-shm")
+
+
+class Damaged(Exception):
+    """The file is no journal, or is not whole."""
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file itself is at fault, and not the disk or the directory that it is in."""
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(
+        error, sqlite3.OperationalError
+    )
+
+
+class JournalFile:
+    """An open journal, held by this process alone for writing; anybody may read it.
+
+    Every method raises ``sqlite3.Error`` when the disk fails, after which nothing of that
+    transaction has been written, and ``Damaged`` when the file turns out to be damaged.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open or make it. Raises ``ConfigError`` with rc 16 when another process writes it,
+        ``OSError`` and ``sqlite3.Error`` when it cannot be opened, ``Damaged``."""
+        self.path = path
+        self._lock = _lock(f"{path}.lock")
+        try:
+            self._database = _open(path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def close(self) -> None:
+        """Close it; all that was written is in the one file then."""
+        try:
+            self._database.close()
+        finally:
+            os.close(self._lock)
+
+    def last_numbers(self) -> tuple[int, int, int]:
+        """The highest numbers that were ever in use: of jobs, of notices, and of events."""
+        pruned = self.kept(_OWN)
+        (job,) = self._all("SELECT max(job) FROM jobs")[0]
+        (number,) = self._all("SELECT max(number) FROM notices")[0]
+        newest = self._all("SELECT sequence FROM notices WHERE number = ?", number)
+        sequence = newest[0][0] if newest else 0
+        return (
+            max(job or 0, pruned.get("job", 0)),
+            max(number or 0, pruned.get("number", 0)),
+            max(sequence, pruned.get("sequence", 0)),
+        )
+
+    def kept(self, owner: str) -> dict[str, int]:
+        """What that owner keeps."""
+        return dict(self._all("SELECT name, value FROM kept WHERE owner = ?", owner))
+
+    def jobs(self, ended_after_us: int) -> list[tuple[Any, ...]]:
+        """Rows of jobs that have not ended, or ended after that time, oldest first."""
+        return self._all(
+            "SELECT * FROM jobs WHERE end_us IS NULL OR end_us > ? ORDER BY job", ended_after_us
+        )
+
+    def notices(self, first: int) -> Iterator[tuple[int, int, bytes]]:
+        """``(job, received_us, record)`` of the notices from that number on, in order."""
+        return iter(
+            self._database.execute(
+                "SELECT job, received_us, record FROM notices WHERE number >= ? ORDER BY number",
+                (first,),
+            )
+        )
+
+    def write(
+        self,
+        jobs: Sequence[tuple[Any, ...]],
+        notices: Sequence[tuple[Any, ...]],
+        kept: Mapping[tuple[str, str], int | None],
+    ) -> None:
+        """One transaction: rows of jobs (new or changed) and notices, and what is kept (None:
+        no longer)."""
+        with self._transaction() as database:
+            if jobs:
+                database.executemany(_PUT_JOB, jobs)
+            database.executemany(_PUT_NOTICE, notices)
+            for (owner, name), value in kept.items():
+                if value is None:
+                    database.execute(_DROP_KEPT, (owner, name))
+                else:
+                    database.execute(_PUT_KEPT, (owner, name, value))
+
+    def prune(self, after: int, ended_before_us: int, at_most: int) -> tuple[int, int]:
+        """Go through up to ``at_most`` notices behind number ``after``, and delete those of jobs
+        that ended before that time, and such jobs when they have none any more.
+
+        Returns where to go on, 0 when that is at the beginning, and how many were deleted.
+        """
+        numbers = zip(("job", "number", "sequence"), self.last_numbers(), strict=True)
+        rows = self._all(_OLDEST, after, at_most)
+        old = [row for row in rows if row[1] < ended_before_us]
+        deleted = [(row[0],) for row in old if row[3] or (row[4] or _NEVER) < ended_before_us]
+        if deleted:
+            with self._transaction() as database:
+                database.executemany(_PUT_KEPT, [(_OWN, *number) for number in numbers])
+                database.executemany("DELETE FROM notices WHERE number = ?", deleted)
+                newest = max(row[2] for row in old)
+                database.execute(_DROP_JOBS, (newest, ended_before_us, old[-1][0]))
+        return old[-1][0] if len(old) == at_most else 0, len(deleted)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        database = self._database
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+                database.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # What made the transaction fail is what is told.
+                    if database.in_transaction:
+                        database.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            if _is_damage(error):
+                raise Damaged(str(error)) from error
+            raise
+
+    def used_bytes(self) -> int:
+        """Bytes of the file that are in use: what is deleted is used again."""
+        pages, free, size = (
+            self._all(f"PRAGMA {word}")[0][0]
+            for word in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
+
+    def _all(self, query: str, *values: Any) -> list[Any]:
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            if _is_damage(error):
+                raise Damaged(str(error)) from error
+            raise
+
+
+def checkpoint(path: str) -> None:
+    """Move what was written from the log beside the file into the file.
+
+    Waits for the disk: for a thread. Raises ``sqlite3.Error``.
+    """
+    database = sqlite3.connect(path, isolation_level=None, timeout=1)
+    try:
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    finally:
+        database.close()
+
+
+def set_aside(path: str) -> str:
+    """Rename a damaged journal, so that a new one can be made; returns its new name.
+
+    Raises ``OSError``.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    aside, count = f"{path}.damaged-{stamp}", 1
+    while os.path.exists(aside):
+        count += 1
+        aside = f"{path}.damaged-{stamp}.{count}"
+    for side in _SIDES:
+        if os.path.exists(path + side):
+            os.rename(path + side, aside + side)
+    return aside
+
+
+def _lock(path: str) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise ConfigError(
+            f"another ldmsjob writes the journal beside '{path}'",
+            rc=16,
+            hint="stop it, or give each its own: journal path=…",
+        ) from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open(path: str) -> sqlite3.Connection:
+    made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.close(made)
+    database = sqlite3.connect(path, isolation_level=None, timeout=1)
+    try:
+        try:
+            _prepare(database)
+        except sqlite3.Error as error:
+            if _is_damage(error):
+                raise Damaged(str(error)) from error
+            raise
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and (version, application) != (FORMAT, _APPLICATION):
+        raise Damaged(f"format {version} of application {application:#x} is not ours")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    # Copying the log into the file waits for the disk; a thread does it.
+    database.execute("PRAGMA wal_autocheckpoint = 0")
+    if not tables:
+        database.executescript(
+            f"BEGIN; {_TABLES} PRAGMA user_version = {FORMAT};"
+            f"PRAGMA application_id = {_APPLICATION}; COMMIT;"
+        )
+    found = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    if not {"jobs", "notices", "kept"} <= found:
+        raise Damaged("tables are missing")
