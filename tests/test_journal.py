@@ -1,0 +1,333 @@
+"""The journal: what was accepted is on disk at the end of its turn."""
+
+import os
+import sqlite3
+from contextlib import closing
+
+from twisted.internet.defer import execute
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from ldmsjob.errors import ConfigError
+from ldmsjob.events import JobEnded, JobSetDeleted, JobStarted, TaskEnded, TaskStarted
+from ldmsjob.jobtable import JobTable
+from ldmsjob.journal import journal as journal_module
+from ldmsjob.journal.journal import RETRY_SECONDS, TIDY_SECONDS, Journal
+from ldmsjob.journal.records import EVENT_WORDS, decode_record, encode_record
+from ldmsjob.notices import JobExit, JobInit, StepInit, TaskExit, TaskInit
+from ldmsjob.stats import Stats
+from ldmsjob.turns import Turn
+
+DAY = 86_400
+
+
+class JournalTests(SynchronousTestCase):
+    """One journal and the job table whose changes it keeps."""
+
+    def setUp(self):
+        """A new journal in a directory that is not there yet."""
+        self.clock = Clock()
+        self.clock.advance(1_000 * DAY)
+        self.turn = Turn()
+        self.path = os.path.join(self.mktemp(), "state", "journal.sqlite")
+        self.events = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        self.begin()
+
+    def begin(self, **settings):
+        """Open the journal, with an empty table beside it."""
+        self.stats = Stats()
+        self.table = JobTable(Stats())
+        self.journal = Journal(
+            self.path,
+            self.turn,
+            self.clock,
+            self.stats,
+            **{"max_age_seconds": DAY, "max_bytes": 1 << 30, "in_thread": execute, **settings},
+        )
+        self.journal.open()
+        self.addCleanup(self.journal.close)
+
+    def again(self, **settings):
+        """Close it and open it anew, as a daemon does that is started again."""
+        self.journal.close()
+        self.begin(**settings)
+
+    def now_us(self):
+        """The wall clock in microseconds."""
+        return int(self.clock.seconds() * 1e6)
+
+    def accept(self, *notices):
+        """Apply and keep notices outside of any turn."""
+        for notice in notices:
+            changes = self.table.apply(notice, self.now_us(), "slurm")
+            job = self.table._newest["slurm", notice.job_id]
+            self.journal.append(
+                notice, self.now_us(), changes, job, self.table._sequence, "jobmgr_slurm"
+            )
+
+    def rows(self, query="SELECT job, record FROM notices ORDER BY number"):
+        """What the file has, read as a tool does."""
+        database = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)
+        with closing(database):
+            return database.execute(query).fetchall()
+
+    def run_job(self, job_id):
+        """A whole job of one task."""
+        self.accept(
+            JobInit(job_id, uid=5),
+            StepInit(job_id, 0, 0, user="ann"),
+            TaskInit(job_id, 0, 0, 0, pid=77),
+            TaskExit(job_id, 0, 0, 0, 256),
+            JobExit(job_id),
+        )
+
+    def messages(self):
+        """Texts of what was logged at level error."""
+        return [e["log_format"] for e in self.events if e["log_level"].name == "error"]
+
+    def test_events_of_notices(self):
+        """Each notice has a row with its events, in order; a second reader sees it at once."""
+        self.run_job("7")
+        notices, events = zip(*(decode_record(record) for _, record in self.rows()), strict=True)
+        self.assertEqual(
+            [type(n).__name__ for n in notices][2:], ["TaskInit", "TaskExit", "JobExit"]
+        )
+        self.assertEqual(notices[0], JobInit("7", uid=5))
+        words = [event.word for row in events for event in row if not event.step]
+        kinds = (JobStarted, TaskStarted, TaskEnded, JobEnded, JobSetDeleted)
+        self.assertEqual(words, [EVENT_WORDS[kind] for kind in kinds])
+        sequences = [event.sequence for row in events for event in row]
+        self.assertEqual(sequences, list(range(1, len(sequences) + 1)))
+        ended = next(e for row in events for e in row if e.word == "task_ended")
+        self.assertEqual((ended.task.pid, ended.task.exit_status), (77, 256))
+
+    def test_one_transaction_a_turn(self):
+        """What a turn brings is committed at its end, before other calls at its end."""
+        seen = []
+        with self.turn:
+            self.turn.at_end(lambda: seen.append(len(self.rows())))
+            self.run_job("7")
+            self.assertEqual(self.rows(), [])
+        self.assertEqual((seen, self.stats.get("transactions")), ([5], 1))
+
+    def test_recovery(self):
+        """Jobs that run come back with what was accepted; ended ones do not; numbers go on."""
+        self.run_job("1")
+        self.accept(JobInit("2", uid=5), TaskInit("2", 0, 0, 0, pid=78))
+        last = self.table._sequence
+        self.again()
+        (stored,) = self.journal.recoverable(self.now_us())
+        self.assertEqual((stored.key.job_id, stored.key.attempt, stored.adopted), ("2", 1, False))
+        self.assertEqual([type(n) for _, n in stored.notices], [JobInit, TaskInit])
+        self.assertEqual((stored.facts.uid, stored.instance), (5, "jobmgr_slurm"))
+        self.assertEqual(self.journal.last_sequence, last)
+        self.run_job("3")
+        numbers = [n for (n,) in self.rows("SELECT number FROM notices ORDER BY number")]
+        self.assertEqual(numbers, list(range(1, 13)))
+        self.assertEqual(len(self.rows("SELECT * FROM jobs")), 3)
+
+    def test_recently_ended(self):
+        """Jobs that ended after a given time come back, too."""
+        self.run_job("1")
+        self.clock.advance(5)
+        self.run_job("2")
+        self.again()
+        found = self.journal.recoverable(self.now_us() - 2_000_000)
+        self.assertEqual([job.key.job_id for job in found], ["2"])
+
+    def test_recovered_job_goes_on(self):
+        """What is said of a recovered job belongs to its row."""
+        self.accept(JobInit("2"))
+        self.again()
+        (stored,) = self.journal.recoverable(self.now_us())
+        self.table.apply(JobInit("2"), self.now_us(), "slurm")
+        job = self.table._newest["slurm", "2"]
+        self.journal.recovered(job, stored)
+        self.accept(JobExit("2"))
+        (row,) = self.rows("SELECT job, first_notice, last_notice, end_us FROM jobs")
+        self.assertEqual(row, (1, 1, 2, self.now_us()))
+
+    def test_kept(self):
+        """Numbers are kept by owner and name, with the rows of their turn; None forgets one."""
+        with self.turn:
+            self.journal.keep("notifier", "a", 1)
+            self.journal.keep("notifier", "b", 2)
+        self.journal.keep("notifier", "a", None)
+        self.journal.keep("other", "a", 3)
+        self.again()
+        self.assertEqual(self.journal.kept("notifier"), {"b": 2})
+        self.assertEqual(self.stats.get("transactions"), 0)
+
+    def test_pruned_by_age(self):
+        """Jobs go with their notices when they ended long ago, running ones never; numbers are
+        not used again."""
+        self.accept(JobInit("1"))
+        self.run_job("2")
+        self.clock.advance(DAY / 2)
+        self.run_job("3")
+        last = self.table._sequence
+        self.clock.advance(DAY / 2 + TIDY_SECONDS)
+        jobs = self.rows("SELECT job_id FROM jobs ORDER BY job")
+        self.assertEqual(jobs, [("1",), ("3",)])
+        self.assertEqual(len(self.rows()), 6)
+        self.accept(JobExit("1"))
+        self.clock.advance(2 * DAY)
+        self.assertEqual((self.rows(), self.rows("SELECT job FROM jobs")), ([], []))
+        self.again()
+        self.assertEqual(self.journal.last_sequence, last + 2)
+        self.run_job("4")
+        self.assertEqual(self.rows("SELECT min(number), min(job) FROM notices"), [(13, 4)])
+
+    def test_pruned_in_slices(self):
+        """Many rows go a slice at a time."""
+        self.patch(journal_module, "_PRUNE_ROWS", 7)
+        for job in range(10):
+            self.run_job(str(job))
+        self.clock.advance(DAY + TIDY_SECONDS)
+        self.assertEqual(len(self.rows()), 43)
+        self.clock.pump([journal_module._PRUNE_SECONDS] * 10)
+        self.assertEqual((self.rows(), self.stats.get("pruned")), ([], 50))
+
+    def test_pruned_by_size(self):
+        """A file that is too large loses what ended first, however young."""
+        self.again(max_bytes=1)
+        self.accept(JobInit("1"))
+        self.run_job("2")
+        self.clock.advance(TIDY_SECONDS)
+        self.assertEqual(self.rows("SELECT job_id FROM jobs"), [("1",)])
+
+    def test_damaged_file(self):
+        """Is set aside under a name that says so, and a new one begins."""
+        for content in (b"no database" * 1000, None):
+            self.journal.close()
+            if content is None:
+                self.damage()
+            else:
+                with open(self.path, "wb") as file:
+                    file.write(content)
+            self.begin()
+            self.run_job("7")
+            self.assertEqual(len(self.rows()), 5)
+            self.assertEqual(self.stats.get("damaged"), 1)
+        aside = [n for n in os.listdir(os.path.dirname(self.path)) if "damaged" in n]
+        self.assertGreaterEqual(len(aside), 2)
+        self.assertIn("is damaged", self.messages()[0])
+
+    def damage(self):
+        """Overwrite the tables' definitions, not the file's head."""
+        with open(self.path, "r+b") as file:
+            file.seek(100)
+            file.write(b"\xff" * 3000)
+
+    def test_damaged_while_open(self):
+        """The jobs that run are written to the new file."""
+        self.accept(JobInit("1", uid=4))
+        execute_sql = self.journal._file._database.execute
+        execute_sql("PRAGMA writable_schema = ON")
+        execute_sql("UPDATE sqlite_master SET rootpage = 9 WHERE name = 'notices'")
+        execute_sql("PRAGMA writable_schema = RESET")
+        self.accept(JobInit("2", uid=5))
+        self.assertEqual(self.stats.get("damaged"), 1)
+        self.assertEqual(self.rows("SELECT job_id FROM jobs ORDER BY job"), [("1",), ("2",)])
+
+    def test_other_format(self):
+        """A file of another program, or of a later format, is not touched."""
+        self.journal.close()
+        database = sqlite3.connect(self.path)
+        database.execute("PRAGMA user_version = 99")
+        database.close()
+        self.begin()
+        self.assertEqual(self.stats.get("damaged"), 1)
+
+    def test_second_writer(self):
+        """Another daemon is refused, and disturbs nobody."""
+        other = Journal(
+            self.path,
+            self.turn,
+            self.clock,
+            Stats(),
+            max_age_seconds=DAY,
+            max_bytes=1,
+            in_thread=execute,
+        )
+        error = self.assertRaises(ConfigError, other.open)
+        self.assertEqual(error.rc, 16)
+        self.assertIn("journal path=", error.hint)
+
+    def test_disk_that_refuses(self):
+        """Rows wait in memory, are written when the disk takes them, and are told once."""
+        file = self.journal._file
+        real, refuse = file.write, True
+
+        def write(*arguments):
+            if refuse:
+                raise sqlite3.OperationalError("database or disk is full")
+            real(*arguments)
+
+        file.write = write
+        self.run_job("1")
+        self.run_job("2")
+        self.clock.advance(RETRY_SECONDS)
+        self.assertEqual((self.rows(), self.journal.waiting), ([], 10))
+        self.assertEqual((self.stats.get("failures"), len(self.messages())), (2, 1))
+        refuse = False
+        self.clock.advance(RETRY_SECONDS)
+        self.assertEqual((len(self.rows()), self.journal.waiting), (10, 0))
+        self.run_job("3")
+        self.assertEqual(len(self.rows()), 15)
+
+    def test_too_much_waits(self):
+        """The oldest rows are lost, and counted."""
+        self.again(max_waiting=6)
+        self.journal._file.write = lambda *rows: (_ for _ in ()).throw(
+            sqlite3.OperationalError("x")
+        )
+        self.run_job("1")
+        self.run_job("2")
+        self.assertEqual((self.journal.waiting, self.stats.get("lost")), (6, 4))
+        self.assertEqual(len([m for m in self.messages() if "lost" in m]), 1)
+
+    def test_unusable_directory(self):
+        """Without a place the daemon goes on in memory, and writes when there is one; behind what
+        the file has."""
+        self.run_job("1")
+        self.journal.close()
+        directory = os.path.dirname(self.path)
+        os.rename(directory, directory + ".away")
+        with open(directory, "w"):
+            pass
+        self.begin()
+        self.run_job("2")
+        self.assertEqual(self.journal.waiting, 5)
+        os.remove(directory)
+        os.rename(directory + ".away", directory)
+        self.clock.advance(RETRY_SECONDS)
+        self.run_job("3")
+        jobs = self.rows("SELECT job, job_id, first_notice, last_notice FROM jobs ORDER BY job")
+        self.assertEqual(jobs, [(1, "1", 1, 5), (2, "2", 6, 10), (3, "3", 11, 15)])
+
+    def test_unreadable_rows(self):
+        """Cost what they are about, and no more."""
+        self.accept(JobInit("1"), JobInit("2"), TaskInit("2", 0, 0, 0))
+        self.journal.close()
+        database = sqlite3.connect(self.path)
+        database.execute("UPDATE jobs SET facts = x'c1' WHERE job_id = '1'")
+        database.execute("UPDATE notices SET record = x'93' WHERE number = 3")
+        database.commit()
+        database.close()
+        self.begin()
+        (stored,) = self.journal.recoverable(0)
+        self.assertEqual((stored.key.job_id, len(stored.notices)), ("2", 1))
+        self.assertEqual(self.stats.get("unreadable"), 2)
+
+    def test_private(self):
+        """Nobody else may read it: it tells who ran what."""
+        for path in (self.path, self.path + ".lock"):
+            self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+
+    def test_record_without_notice(self):
+        """A row may tell only what another row's notice did."""
+        self.assertEqual(decode_record(encode_record(None, [])), (None, []))
