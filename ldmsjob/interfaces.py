@@ -104,6 +104,9 @@ class ITransportFactory(IPluginFactory):
     has_ports: bool = Attribute(
         "True: listeners and peers are at a host and a port. False: at a path in the file system."
     )
+    authenticates: bool = Attribute(
+        "True: it proves itself who peers are. An authenticator is used only where one is named."
+    )
 
 
 class IAuthenticatorFactory(IPluginFactory):
@@ -428,24 +431,29 @@ class LinkSettings:
 
 
 class ITransport(IConfigurable):
-    """Makes links of one kind. sock, tls and unix share one link protocol."""
+    """Makes links of one kind. sock, tls and unix share one link protocol.
+
+    ``authenticator`` is None where none was named and the factory says ``authenticates``. One that
+    takes none at all raises ``ConfigError`` for any other. ``configure`` may read, and so check,
+    the files that the attributes name.
+    """
 
     def listen(
         host: str | None,
         port: int,
         site: ILinkSite,
-        authenticator: IAuthenticator,
+        authenticator: IAuthenticator | None,
         settings: LinkSettings,
     ) -> IListener:
         """A service that listens while it runs. ``host`` None: everywhere, IPv6 and IPv4.
         ``port`` 0: any free one, see ``IListener.port``. Where there are no ports ``host`` is the
-        path, and ``port`` 0."""
+        path, and ``port`` 0. Raises ``ConfigError`` for what does not fit together."""
 
     def connect(
         host: str,
         port: int,
         site: ILinkSite,
-        authenticator: IAuthenticator,
+        authenticator: IAuthenticator | None,
         settings: LinkSettings,
         rail: int = 1,
     ) -> Deferred[ILink]:
