@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         TaskEnded,
         TaskStarted,
     )
-    from ldmsjob.facts import JobFacts, JobKey, StepFacts, TaskFacts
+    from ldmsjob.facts import JobFacts, JobKey, Origin, StepFacts, TaskFacts
     from ldmsjob.notices import Notice
     from ldmsjob.sets.schema import Schema
     from ldmsjob.wire.events import Credential, Message, PeerInfo, WireCommand, WireEvent
@@ -160,13 +160,15 @@ class IJobManagerContext(IPluginContext):
         with rc 95 when the message service is off.
         """
 
-    def apply(notice: Notice, received_time_us: int) -> None:
+    def apply(notice: Notice, received_time_us: int, *, origin: Origin = "message") -> None:
         """Tell the core what happened. The only way to change a job.
 
         The core runs the transition table, the set and the events before this returns.
         ``received_time_us`` is wall-clock microseconds since the epoch; it stands in for the time
-        of a notice that has none. Raises ``NoticeError``, a ``ValueError``, and does nothing, for
-        what cannot be the id or the owner of a job; see docs/plugins.md.
+        of a notice that has none. ``origin`` is ``message`` when the resource manager said so just
+        now; another one, such as ``reconciliation`` for what was found out by looking, stands in
+        all events that the notice gives. Raises ``NoticeError``, a ``ValueError``, and does
+        nothing, for what cannot be the id or the owner of a job; see docs/plugins.md.
         """
 
     def received_time_us() -> int:
