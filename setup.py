@@ -37,7 +37,11 @@ setup(
     python_requires=">=3.10",
     # twisted/plugins has no __init__.py: Twisted finds drop-ins in every such directory there is.
     packages=[*find_packages(include=["ldmsjob", "ldmsjob.*"]), "twisted.plugins"],
-    package_data={"ldmsjob": ["py.typed"], "ldmsjob.recordings": ["*.jsonl"]},
+    package_data={
+        "ldmsjob": ["py.typed"],
+        "ldmsjob.recordings": ["*.jsonl"],
+        "ldmsjob.spank": ["*.c", "*.h"],
+    },
     entry_points={"console_scripts": ["ldmsjob = ldmsjob.cli.main:main"]},
     install_requires=[
         "construct>=2.10.70",

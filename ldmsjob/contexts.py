@@ -24,7 +24,7 @@ from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
 
 if TYPE_CHECKING:
-    from ldmsjob.facts import JobKey
+    from ldmsjob.facts import JobKey, Origin
     from ldmsjob.interfaces import IJobSubscriber
     from ldmsjob.jobservice import JobService
     from ldmsjob.jobsets import JobSetPolicy
@@ -130,11 +130,11 @@ class JobManagerContext(PluginContext):
         """See ``IJobManagerContext``."""
         return self._subscriptions.add(self.core.hub.subscribe(channel, receiver, self.instance))
 
-    def apply(self, notice: Notice, received_time_us: int) -> None:
+    def apply(self, notice: Notice, received_time_us: int, *, origin: Origin = "message") -> None:
         """See ``IJobManagerContext``."""
         if isinstance(notice, OPENING):
             check_opening(notice)
-        self.core.jobs.apply(notice, received_time_us, self.resource_manager, self.policy)
+        self.core.jobs.apply(notice, received_time_us, self.resource_manager, self.policy, origin)
 
     def received_time_us(self) -> int:
         """See ``IJobManagerContext``."""

@@ -325,15 +325,22 @@ class Daemon(OrderedServices):
         return endpoint
 
     def _add_listener(self, endpoint: Endpoint) -> None:
-        auth = self._default_auth if endpoint.auth is None else self._auths[endpoint.auth]
-        assert auth is not None
-        listener = endpoint.transport.listen(
-            endpoint.host,
-            endpoint.port,
-            self.site,
-            auth,
-            LinkSettings(lambda: self.hub.enabled, endpoint.quota, endpoint.rx_rate),
-        )
+        auth = self._default_auth
+        if endpoint.auth is not None:
+            auth = self._auths[endpoint.auth]
+        elif self.loader.find("transport", endpoint.xprt).authenticates:
+            auth = None
+        try:
+            listener = endpoint.transport.listen(
+                endpoint.host,
+                endpoint.port,
+                self.site,
+                auth,
+                LinkSettings(lambda: self.hub.enabled, endpoint.quota, endpoint.rx_rate),
+            )
+        except ConfigError as error:
+            error.where = error.where or endpoint.where
+            raise
         service = listener.service
         name = str(endpoint)
         if name in self.listeners.namedServices:

@@ -32,6 +32,27 @@ class JobKey(msgspec.Struct, frozen=True, gc=False):
         return f"{self.resource_manager}_{self.job_id}"
 
 
+class JobDetails(msgspec.Struct, frozen=True, gc=False):
+    """What places a job in its resource manager, besides its id. Much of it most jobs do not have.
+
+    ``None`` means "not said", which for arrays and heterogeneous jobs is also what "not part of
+    one" looks like.
+    """
+
+    array_job_id: int | None = None
+    """The id that all elements of a job array share; each has a job id of its own besides."""
+    array_task_id: int | None = None
+    """Its index in the array."""
+    het_job_id: int | None = None
+    """The id of the first component of a heterogeneous job; each has a job id of its own."""
+    het_job_offset: int | None = None
+    """Which component it is, from 0."""
+    restart_count: int | None = None
+    """How often it was requeued before this run: what tells one attempt from the next."""
+    partition: str | None = None
+    account: str | None = None
+
+
 class JobFacts(msgspec.Struct, frozen=True, gc=False):
     """What is known of one attempt of a job at one moment."""
 
@@ -52,6 +73,13 @@ class JobFacts(msgspec.Struct, frozen=True, gc=False):
     job_tag: str | None = None
     adopted: bool = False
     """True when the daemon did not see the job start; ``start_us`` is then its first notice."""
+    details: JobDetails | None = None
+    """None until a notice carried any."""
+    nodes: tuple[str, ...] = ()
+    """Names of the nodes that are known to have started it, in order of arrival. Empty when no
+    notice named one: Slurm's own notifier does not."""
+    exit_status: int | None = None
+    """The job's raw wait status, where the resource manager tells it at the job's end."""
 
 
 class StepFacts(msgspec.Struct, frozen=True, gc=False):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         TaskEnded,
         TaskStarted,
     )
-    from ldmsjob.facts import JobFacts, JobKey, StepFacts, TaskFacts
+    from ldmsjob.facts import JobFacts, JobKey, Origin, StepFacts, TaskFacts
     from ldmsjob.notices import Notice
     from ldmsjob.sets.schema import Schema
     from ldmsjob.wire.events import Credential, Message, PeerInfo, WireCommand, WireEvent
@@ -104,6 +104,9 @@ class ITransportFactory(IPluginFactory):
     has_ports: bool = Attribute(
         "True: listeners and peers are at a host and a port. False: at a path in the file system."
     )
+    authenticates: bool = Attribute(
+        "True: it proves itself who peers are. An authenticator is used only where one is named."
+    )
 
 
 class IAuthenticatorFactory(IPluginFactory):
@@ -157,13 +160,15 @@ class IJobManagerContext(IPluginContext):
         with rc 95 when the message service is off.
         """
 
-    def apply(notice: Notice, received_time_us: int) -> None:
+    def apply(notice: Notice, received_time_us: int, *, origin: Origin = "message") -> None:
         """Tell the core what happened. The only way to change a job.
 
         The core runs the transition table, the set and the events before this returns.
         ``received_time_us`` is wall-clock microseconds since the epoch; it stands in for the time
-        of a notice that has none. Raises ``NoticeError``, a ``ValueError``, and does nothing, for
-        what cannot be the id or the owner of a job; see docs/plugins.md.
+        of a notice that has none. ``origin`` is ``message`` when the resource manager said so just
+        now; another one, such as ``reconciliation`` for what was found out by looking, stands in
+        all events that the notice gives. Raises ``NoticeError``, a ``ValueError``, and does
+        nothing, for what cannot be the id or the owner of a job; see docs/plugins.md.
         """
 
     def received_time_us() -> int:
@@ -428,24 +433,29 @@ class LinkSettings:
 
 
 class ITransport(IConfigurable):
-    """Makes links of one kind. sock, tls and unix share one link protocol."""
+    """Makes links of one kind. sock, tls and unix share one link protocol.
+
+    ``authenticator`` is None where none was named and the factory says ``authenticates``. One that
+    takes none at all raises ``ConfigError`` for any other. ``configure`` may read, and so check,
+    the files that the attributes name.
+    """
 
     def listen(
         host: str | None,
         port: int,
         site: ILinkSite,
-        authenticator: IAuthenticator,
+        authenticator: IAuthenticator | None,
         settings: LinkSettings,
     ) -> IListener:
         """A service that listens while it runs. ``host`` None: everywhere, IPv6 and IPv4.
         ``port`` 0: any free one, see ``IListener.port``. Where there are no ports ``host`` is the
-        path, and ``port`` 0."""
+        path, and ``port`` 0. Raises ``ConfigError`` for what does not fit together."""
 
     def connect(
         host: str,
         port: int,
         site: ILinkSite,
-        authenticator: IAuthenticator,
+        authenticator: IAuthenticator | None,
         settings: LinkSettings,
         rail: int = 1,
     ) -> Deferred[ILink]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from zope.interface import implementer
 
 from ldmsjob.events import JobEvent
-from ldmsjob.facts import JobFacts, JobKey, StepFacts, TaskFacts
+from ldmsjob.facts import JobDetails, JobFacts, JobKey, StepFacts, TaskFacts
 from ldmsjob.interfaces import IJob, IMetricSet
 from ldmsjob.notices import TaskExit, TaskInit
 
@@ -142,8 +143,10 @@ class Job:
         "_steps",
         "_tasks",
         "adopted",
+        "details",
         "end_us",
         "ended",
+        "exit_status",
         "expected_tasks",
         "gid",
         "job_name",
@@ -152,6 +155,7 @@ class Job:
         "local_tasks",
         "metric_set",
         "node_count",
+        "nodes",
         "policy",
         "start_us",
         "step_id",
@@ -182,6 +186,9 @@ class Job:
         self.node_count: int | None = None
         self.total_tasks: int | None = None
         self.local_tasks: int | None = None
+        self.details: JobDetails | None = None
+        self.nodes: tuple[str, ...] = ()
+        self.exit_status: int | None = None
         self.expected_tasks = 0
         """Tasks that the set's list must have room for: started ones, and ones announced."""
         self.task_records: list[Task] = []
@@ -208,8 +215,27 @@ class Job:
                 self.step_id,
                 self.job_tag,
                 self.adopted,
+                self.details,
+                self.nodes,
+                self.exit_status,
             )
         return facts
+
+    def add_details(self, details: JobDetails) -> bool:
+        """Take what is still unknown; whether there was any."""
+        known = self.details
+        if known is None:
+            self.details = details
+            return True
+        missing = {
+            name: value
+            for name in JobDetails.__struct_fields__
+            if (value := getattr(details, name)) is not None and getattr(known, name) is None
+        }
+        if not missing:
+            return False
+        self.details = msgspec.structs.replace(known, **missing)
+        return True
 
     def facts_changed(self) -> None:
         """Have the next snapshot made anew."""

@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from ldmsjob.events import JobEvent
-from ldmsjob.facts import JobKey
+from ldmsjob.facts import JobKey, Origin
 from ldmsjob.fanout import Fanout, Subscription
 from ldmsjob.interfaces import IJobSubscriber
 from ldmsjob.jobs import Change, Job
@@ -72,13 +72,15 @@ class JobService:
         received_time_us: int,
         resource_manager: str,
         policy: JobSetPolicy,
+        origin: Origin = "message",
     ) -> None:
         """Do all that a notice means: change jobs, write sets, deliver events.
 
-        ``policy`` is for the sets of jobs that begin with this notice. May be called from inside a
+        ``policy`` is for the sets of jobs that begin with this notice; ``origin`` says how it came
+        to be known. May be called from inside a
         job event; what it gives is then delivered behind what was there before.
         """
-        changes = self._table.apply(notice, received_time_us, resource_manager)
+        changes = self._table.apply(notice, received_time_us, resource_manager, origin)
         if not changes:
             return
         for change in changes:

@@ -71,6 +71,8 @@ class JobTable:
     def __init__(self, stats: IStats) -> None:
         self._stats = stats
         self._sequence = 0
+        self._origin: Origin = "message"
+        """Of the notice that is being applied."""
         self._newest: dict[tuple[str, str], Job] = {}
         self._all: dict[JobKey, Job] = {}
         self._rules: dict[type, tuple[Callable[..., list[Change]], ...]] = {
@@ -78,12 +80,20 @@ class JobTable:
             for kind, names in TRANSITIONS.items()
         }
 
-    def apply(self, notice: Notice, received_us: int, resource_manager: str) -> list[Change]:
+    def apply(
+        self,
+        notice: Notice,
+        received_us: int,
+        resource_manager: str,
+        origin: Origin = "message",
+    ) -> list[Change]:
         """Change the jobs as the transition table says and return what changed, in order.
 
         Usually one change; two when a new attempt ends an old one; none for what is only counted.
-        ``received_us`` is also the time of a notice that has none.
+        ``received_us`` is also the time of a notice that has none. An ``origin`` other than
+        ``message`` stands in all events that the notice gives.
         """
+        self._origin = origin
         job = self._newest.get((resource_manager, notice.job_id))
         state = 0 if job is None else 2 if job.ended else 1
         time_us = notice.time_us
@@ -160,6 +170,8 @@ class JobTable:
         *detail: StepFacts | TaskFacts,
     ) -> None:
         self._sequence = sequence = self._sequence + 1
+        if self._origin != "message":
+            origin = self._origin
         job = change.job
         change.events.append(
             kind(job.key, job, job.facts, sequence, time_us, received_us, origin, *detail)
@@ -183,8 +195,9 @@ class JobTable:
     ) -> list[Change]:
         """Job init of a job that is not running: it starts."""
         key = JobKey(resource_manager, notice.job_id, attempt)
-        change = self._new_job(key, time_us, adopted=False)
+        change = self._new_job(key, time_us, adopted=self._origin != "message")
         self._fill_unknown(change, notice)
+        self._fill_identity(change, notice)
         self._post(change, JobStarted, time_us, received_us, "message")
         return [change]
 
@@ -254,6 +267,20 @@ class JobTable:
             change.filled = True
         job.facts_changed()
 
+    @staticmethod
+    def _fill_identity(change: Change, notice: JobInit | StepInit) -> None:
+        """Take names, node and details from the notice where nobody has told them yet."""
+        job = change.job
+        if job.user is None and notice.user is not None:
+            job.user = notice.user
+            change.described = True
+        if job.job_name is None and notice.job_name is not None:
+            job.job_name = notice.job_name
+            change.described = True
+        if notice.details is not None:
+            change.described |= job.add_details(notice.details)
+        job.facts_changed()
+
     def _announce(self, change: Change, notice: StepInit, time_us: int) -> Step:
         """Take a step init's facts; the job shows those of the step announced last."""
         job = change.job
@@ -278,6 +305,8 @@ class JobTable:
             job.local_tasks = step.local_tasks = notice.local_tasks
         if notice.job_tag is not None:
             job.job_tag = notice.job_tag
+        if notice.details is not None:
+            self._fill_identity(change, notice)
         job.step_id = notice.step_id
         job.facts_changed()
         change.filled = True
@@ -339,6 +368,7 @@ class JobTable:
         self._stats.add("repeated_init")
         change = Change(job)
         self._fill_unknown(change, notice)
+        self._fill_identity(change, notice)
         return [change] if change.described or change.filled else []
 
     def _add_step(self, job: Job, notice: StepInit, time_us: int, received_us: int) -> list[Change]:
@@ -432,6 +462,8 @@ class JobTable:
 
     def _end_job(self, job: Job, notice: JobExit, time_us: int, received_us: int) -> list[Change]:
         """The first job exit: the C notifier does not say of which node, so it is the job's."""
+        if notice.exit_status is not None:
+            job.exit_status = notice.exit_status
         return self._end_attempt(job, time_us, received_us, "message")
 
     def _end_attempt(

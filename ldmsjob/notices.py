@@ -6,6 +6,9 @@ late, out of order, or the first that anybody hears of a job.
 
 ``None`` means "not said". Times are microseconds since the epoch; without one the time of receipt
 counts. ``job_id`` is the resource manager's own id as text, see ``check_opening``.
+
+``node`` is a node's name. A job that some notice named nodes for ends when every node that started
+it (``JobInit`` or ``StepInit``) has ended it (``JobExit``); any other at the first ``JobExit``.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import re
 import msgspec
 
 from ldmsjob.errors import NoticeError
+from ldmsjob.facts import JobDetails
 
 
 class JobInit(msgspec.Struct, frozen=True, gc=False):
@@ -27,6 +31,10 @@ class JobInit(msgspec.Struct, frozen=True, gc=False):
     node_count: int | None = None
     total_tasks: int | None = None
     local_tasks: int | None = None
+    user: str | None = None
+    job_name: str | None = None
+    node: str | None = None
+    details: JobDetails | None = None
 
 
 class StepInit(msgspec.Struct, frozen=True, gc=False):
@@ -44,6 +52,8 @@ class StepInit(msgspec.Struct, frozen=True, gc=False):
     node_count: int | None = None
     total_tasks: int | None = None
     local_tasks: int | None = None
+    node: str | None = None
+    details: JobDetails | None = None
 
 
 class TaskInit(msgspec.Struct, frozen=True, gc=False):
@@ -85,10 +95,16 @@ class StepExit(msgspec.Struct, frozen=True, gc=False):
 
 
 class JobExit(msgspec.Struct, frozen=True, gc=False):
-    """The job ended on a node."""
+    """The job ended on a node; which one, only ``node`` tells.
+
+    It carries no restart count: when a requeued job's end is told, Slurm already shows the next.
+    """
 
     job_id: str
     time_us: int | None = None
+    node: str | None = None
+    exit_status: int | None = None
+    """The job's raw wait status."""
 
 
 Notice = JobInit | StepInit | TaskInit | TaskExit | StepExit | JobExit

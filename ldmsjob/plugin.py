@@ -74,6 +74,8 @@ class TransportFactory(PluginFactory):
 
     has_ports: bool = True
     """False: it is addressed by a path in the file system."""
+    authenticates: bool = False
+    """True: it proves who peers are, so that no authenticator is needed."""
 
 
 @implementer(IPlugin, IAuthenticatorFactory)

@@ -49,6 +49,7 @@ from ldmsjob.events import (
     TaskEnded,
     TaskStarted,
 )
+from ldmsjob.facts import Origin
 from ldmsjob.interfaces import (
     IJobManager,
     IJobManagerFactory,
@@ -218,9 +219,10 @@ class FakeDaemon:
         *,
         resource_manager: str = "slurm",
         policy: JobSetPolicy | None = None,
+        origin: Origin = "message",
     ) -> None:
         """Do what a job manager does with a notice."""
-        self.jobs.apply(notice, self.now_us(), resource_manager, policy or _DEFAULT_POLICY)
+        self.jobs.apply(notice, self.now_us(), resource_manager, policy or _DEFAULT_POLICY, origin)
 
     def record(self, *, replay: bool = False) -> EventRecorder:
         """A new subscriber of job events that keeps them."""
@@ -271,10 +273,14 @@ class FakeJobManagerContext(JobManagerContext):
         self.notices: list[Notice] = []
         """All notices that were applied."""
 
-    def apply(self, notice: Notice, received_time_us: int) -> None:
+        self.origins: list[Origin] = []
+        """How each of them came to be known."""
+
+    def apply(self, notice: Notice, received_time_us: int, *, origin: Origin = "message") -> None:
         """Keep the notice and do what it means."""
         self.notices.append(notice)
-        super().apply(notice, received_time_us)
+        self.origins.append(origin)
+        super().apply(notice, received_time_us, origin=origin)
 
 
 class FakeSamplerContext(SamplerContext):

@@ -6,6 +6,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from ldmsjob.daemon import Daemon
+from ldmsjob.errors import ConfigError
 from ldmsjob.interfaces import (
     AttributeSpec,
     IChannelJobManager,
@@ -125,10 +126,12 @@ class FakeTransport(Recorder):
         super().__init__(context)
         self.taken = set()
         self.settings = []
+        self.authenticators = []
 
     def listen(self, host, port, site, authenticator, settings):
         """A listener."""
         self.settings.append(settings)
+        self.authenticators.append(authenticator)
         return FakeListener(self, host, port)
 
     def connect(self, host, port, site, authenticator, settings):
@@ -136,9 +139,19 @@ class FakeTransport(Recorder):
         raise NotImplementedError
 
 
+class FakeProvingTransport(FakeTransport):
+    """A transport that wants no authenticator."""
+
+    def listen(self, host, port, site, authenticator, settings):
+        """A listener."""
+        if authenticator is not None:
+            raise ConfigError("there is nothing to authenticate")
+        return super().listen(host, port, site, authenticator, settings)
+
+
 def loader():
-    """What comes along; fakes of each kind of plugin; the transports ``wire`` and, with paths
-    for ports, ``local``."""
+    """What comes along; fakes of each kind of plugin; the transports ``wire``, ``proving`` and,
+    with paths for ports, ``local``."""
     result = Loader()
     for kind, name, maker in (
         (JobManagerFactory, "jm", "FakeJobManager"),
@@ -152,6 +165,10 @@ def loader():
         "local", "A fake.", ATTRIBUTES, "tests.daemons:FakeTransport", has_ports=False
     )
     result.add(local, __file__)
+    proving = TransportFactory(
+        "proving", "A fake.", (), "tests.daemons:FakeProvingTransport", authenticates=True
+    )
+    result.add(proving, __file__)
     return result
 
 

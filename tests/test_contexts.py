@@ -48,11 +48,15 @@ class ContextTests(SynchronousTestCase):
 
         class Subscriber(JobSubscriber):
             def job_started(self, event):
-                seen.append(event.key)
+                seen.append((event.key, event.origin))
 
         self.sampler.subscribe_jobs(Subscriber())
         self.jobs.apply(JobInit(job_id="7"), 5_000_000)
-        self.assertEqual(seen, [JobKey("fake", "7")])
+        self.jobs.apply(JobInit(job_id="8"), 5_000_000, origin="reconciliation")
+        self.assertEqual(
+            seen,
+            [(JobKey("fake", "7"), "message"), (JobKey("fake", "8"), "reconciliation")],
+        )
         self.assertEqual(self.sampler.jobs()[0].facts.start_us, 5_000_000)
         self.assertIs(self.jobs.find_job(JobKey("fake", "7")), self.sampler.jobs()[0])
 

@@ -74,6 +74,24 @@ class DaemonTests(SynchronousTestCase):
         daemon.getServiceNamed("samplers").getServiceNamed("s")
         daemon.getServiceNamed("listeners").getServiceNamed("wire:411")
 
+    def test_transport_that_authenticates(self):
+        """It gets an authenticator only where `listen` names one; what it says to that has the
+        place of the line."""
+        auths = "auth_add name=a plugin=none\n"
+        self.rig.read(
+            f"{auths}listen xprt=wire port=1\nlisten xprt=wire port=2 auth=a\n"
+            "listen xprt=proving port=3\n"
+        )
+        given = [endpoint.transport.authenticators for endpoint in self.daemon.endpoints]
+        self.assertEqual([one is None for one in given[0]], [False, False])
+        self.assertIsNot(*given[0])
+        self.assertEqual(given[2], [None])
+        rig = Rig(self)
+        error = self.assertRaises(
+            ConfigError, rig.read, f"{auths}listen xprt=proving port=3 auth=a\n"
+        )
+        self.assertRegex(error.where, ":2$")
+
     def test_name(self):
         """Is <hostname>:<first port> unless one is given; the hostname alone without a listener."""
         self.rig.read("listen xprt=wire port=500\nlisten xprt=wire port=400\n")

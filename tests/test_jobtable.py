@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.events import JobEvent, JobStarted
-from ldmsjob.facts import JobKey
+from ldmsjob.facts import JobDetails, JobKey
 from ldmsjob.jobs import Job
 from ldmsjob.jobtable import TRANSITIONS, JobTable, State
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
@@ -331,6 +331,60 @@ class LingeringJobTests(TableCase):
         self.assertEqual(self.stats.get("late"), 1)
         self.assertEqual(self.stats.get("repeated_exit"), 1)
         self.assertEqual(self.job().facts.end_us, 20 * S)
+
+
+class OriginTests(TableCase):
+    """Notices that no message brought."""
+
+    def tell(self, notice: Notice) -> list[JobEvent]:
+        """Apply a notice that was found out by looking; its events."""
+        changes = self.table.apply(notice, RECEIVED, "slurm", "reconciliation")
+        return [event for change in changes for event in change.events]
+
+    def test_adopted(self) -> None:
+        """A job that was found running is adopted, also with its init."""
+        (event,) = self.tell(JobInit("7", 10 * S, 100, 200))
+        self.assertEqual((type(event), event.origin), (JobStarted, "reconciliation"))
+        self.assertTrue(event.facts.adopted)
+
+    def test_all_events_tell_it(self) -> None:
+        """Also those that follow from the notice; the next message's events do not."""
+        self.run_job()
+        events = self.tell(JobExit("7", 20 * S))
+        self.assertEqual(words(events), ["task-", "step-", "job-", "gone"])
+        self.assertEqual({event.origin for event in events}, {"reconciliation"})
+        self.apply(JobInit("8"))
+        self.assertEqual(self.posted[-1].origin, "message")
+
+
+class IdentityTests(TableCase):
+    """Who a job is."""
+
+    def test_details(self) -> None:
+        """What is unknown is filled by whoever tells it; what is known stays."""
+        self.apply(JobInit("7", 10 * S, details=JobDetails(array_job_id=5, partition="main")))
+        self.assertEqual(self.posted[0].facts.details, JobDetails(array_job_id=5, partition="main"))
+        later = JobDetails(array_job_id=6, array_task_id=2, account="chem")
+        self.apply(StepInit("7", 0, 0, 11 * S, details=later))
+        self.assertEqual(
+            self.job().facts.details, JobDetails(5, 2, partition="main", account="chem")
+        )
+        self.apply(JobInit("7", 10 * S, details=JobDetails(restart_count=0)))
+        details = self.job().facts.details
+        assert details is not None
+        self.assertEqual((details.array_task_id, details.restart_count), (2, 0))
+
+    def test_names_in_an_init(self) -> None:
+        """Prolog scripts know the job's user and name."""
+        self.apply(JobInit("7", 10 * S, user="ann", job_name="run"))
+        facts = self.posted[0].facts
+        self.assertEqual((facts.user, facts.job_name), ("ann", "run"))
+
+    def test_exit_status(self) -> None:
+        """Stands in the events of the job's end."""
+        self.apply(JobInit("7", 10 * S))
+        self.apply(JobExit("7", 20 * S, exit_status=256))
+        self.assertEqual([event.facts.exit_status for event in self.posted], [None, 256, 256])
 
 
 class ReplayTests(TableCase):

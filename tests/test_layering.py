@@ -16,15 +16,20 @@ import ldmsjob
 PACKAGE = Path(ldmsjob.__file__).parent
 
 LAYERS: dict[str, tuple[str, ...]] = {
-    "package": ("ldmsjob", "ldmsjob.recordings", "ldmsjob.cli"),
-    "values": ("ldmsjob.errors", "ldmsjob.values", "ldmsjob.facts", "ldmsjob.notices"),
+    "package": ("ldmsjob", "ldmsjob.recordings", "ldmsjob.cli", "ldmsjob.notify", "ldmsjob.spank"),
+    "values": (
+        "ldmsjob.errors",
+        "ldmsjob.facts",
+        "ldmsjob.notices",
+        "ldmsjob.permissions",
+        "ldmsjob.values",
+    ),
     "events": ("ldmsjob.events",),
     "sets": ("ldmsjob.sets", "ldmsjob.sets.*"),
     "wire": ("ldmsjob.wire", "ldmsjob.wire.*"),
     "interfaces": ("ldmsjob.interfaces",),
     "declarations": ("ldmsjob.plugin",),
     "aids": (
-        "ldmsjob.credentials",
         "ldmsjob.ere",
         "ldmsjob.limitedlog",
         "ldmsjob.stats",
@@ -41,6 +46,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ldmsjob.jobsets",
         "ldmsjob.jobtable",
         "ldmsjob.links",
+        "ldmsjob.memberships",
         "ldmsjob.messages",
         "ldmsjob.outlets",
         "ldmsjob.readers",

@@ -121,6 +121,15 @@ class ContextTests(SynchronousTestCase):
         assert job is not None
         self.assertEqual(job.facts.start_us, START_SECONDS * 1_000_000)
 
+    def test_origin(self) -> None:
+        """How a notice came to be known is kept next to it and stands in its events."""
+        context = FakeJobManagerContext()
+        recorder = context.daemon.record()
+        context.apply(JobInit("7"), 1, origin="reconciliation")
+        context.apply(JobInit("8"), 1)
+        self.assertEqual(context.origins, ["reconciliation", "message"])
+        self.assertEqual([event.origin for event in recorder.events], context.origins)
+
     def test_channels_are_exclusive(self) -> None:
         """As in the daemon."""
         first = FakeJobManagerContext()

@@ -12,7 +12,7 @@ from ldmsjob import __version__
 from ldmsjob.cli.output import complain, until_reader_leaves
 from ldmsjob.errors import ConfigError
 
-SUBCOMMANDS = ("demo", "ls", "publish", "subscribe", "plugins", "check")
+SUBCOMMANDS = ("demo", "ls", "publish", "subscribe", "plugins", "check", "spank")
 """Modules of this package, each with ``add_parser(subparsers)``. They import what is heavy when
 they run."""
 

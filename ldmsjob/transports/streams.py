@@ -1,0 +1,311 @@
+"""What transports over connected sockets have in common: listeners, outgoing connections, rails.
+
+``sock``, ``tls`` and ``unix`` differ in where they listen, how they reach a peer, and in what a
+connection is wrapped. Here is the rest: a link for each connection, how many there may be that have
+not authenticated, and rails that are made as one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ldmsjob.interfaces import IAuthenticator, ILink, ILinkSite, IListener, LinkSettings
+from ldmsjob.transports.link import (
+    HANDSHAKE_SECONDS,
+    OUTPUT_LIMIT_BYTES,
+    LinkProtocol,
+    Outbox,
+    PlainStream,
+)
+from ldmsjob.transports.rail import ArrivingRails, Rail
+from ldmsjob.wire.rail import MAX_ENDPOINTS
+
+if TYPE_CHECKING:
+    import socket
+
+    from ldmsjob.interfaces import IPluginContext
+    from ldmsjob.wire.events import SourceAddress
+    from ldmsjob.wire.xprt import ConnectionMessage
+
+BACKLOG = 1024
+"""Connections that wait to be accepted, as with the C daemon."""
+
+MAX_UNOPENED = 1024
+"""Connections of one transport that have not authenticated yet; more are closed at once."""
+
+CONNECT_SECONDS = 10.0
+
+RC_LISTEN_FAILED = 7
+"""The C daemon's exit status when it cannot listen."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """The other side of a connection."""
+
+    address: str
+    """For people."""
+    host: str
+    """What endpoints of one rail have in common, beside what they say."""
+    source: SourceAddress | None = None
+    """What is put into its messages that name no source."""
+
+
+class LinkFactory(Factory):
+    """Makes the protocols of a listener, or of one outgoing connection."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        transport: StreamTransport,
+        site: ILinkSite,
+        authenticator: IAuthenticator | None,
+        settings: LinkSettings,
+        opened: Deferred[ILink] | None = None,
+        **rail: Any,
+    ) -> None:
+        self._transport = transport
+        self._site = site
+        self._authenticator = authenticator
+        self._settings = settings
+        self._opened = opened
+        self._rail = rail
+        self._arriving = ArrivingRails(transport.reactor)
+
+    def buildProtocol(self, addr: Any) -> LinkProtocol | None:
+        """A protocol for a connection; None, which closes it, when too many are not open yet."""
+        transport = self._transport
+        remote = transport.remote(addr)
+        passive = self._opened is None
+        if passive and transport.unopened >= transport.max_unopened:
+            self._site.link_refused(remote.address, "too many: connections that are not open yet")
+            return None
+        transport.unopened += 1
+
+        def join_rail(link: LinkProtocol, claim: ConnectionMessage) -> None:
+            self._arriving.join(link, remote.host, claim)
+
+        stream = transport.stream()
+        return LinkProtocol(
+            passive=passive,
+            site=self._site,
+            authenticator=transport.authenticator(self._authenticator, stream),
+            settings=self._settings,
+            clock=transport.reactor,
+            outbox=transport.outbox,
+            stream=stream,
+            peer_address=remote.address,
+            peer_source=remote.source,
+            join_rail=join_rail if passive else None,
+            **self._rail,
+            opened=self._opened,
+            on_settled=transport.settled,
+            handshake_seconds=transport.handshake_seconds,
+            output_limit_bytes=transport.output_limit_bytes,
+        )
+
+
+class StreamTransport:
+    """Base of the transports over connected sockets; not one by itself.
+
+    The context's clock must be a reactor. All links made by one transport share their outbox: what
+    they forward to one another during a read is written once per link.
+    """
+
+    def __init__(
+        self,
+        context: IPluginContext,
+        *,
+        handshake_seconds: float = HANDSHAKE_SECONDS,
+        output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
+        max_unopened: int = MAX_UNOPENED,
+    ) -> None:
+        self.reactor: Any = context.clock
+        self.handshake_seconds = handshake_seconds
+        self.output_limit_bytes = output_limit_bytes
+        self.max_unopened = max_unopened
+        self.unopened = 0
+        """Connections whose handshake is not done yet."""
+        self.outbox = Outbox()
+
+    # What a transport says of itself
+
+    def stream(self) -> PlainStream:
+        """How the next link is to treat its connection."""
+        raise NotImplementedError
+
+    def remote(self, addr: Any) -> Remote:
+        """Who is at that address of Twisted's."""
+        raise NotImplementedError
+
+    def endpoint(self, host: str, port: int) -> Any:
+        """The ``IStreamClientEndpoint`` that reaches a peer."""
+        raise NotImplementedError
+
+    def authenticator(self, given: IAuthenticator | None, stream: PlainStream) -> IAuthenticator:
+        """Who authenticates the next link. ``given`` is None where none was named."""
+        assert given is not None
+        return given
+
+    def connect_failed(self, failure: Failure) -> Failure:
+        """Why there is no connection, in terms of ``ITransport.connect``."""
+        return failure
+
+    # ITransport
+
+    def configure(self, attributes: Mapping[str, str]) -> None:
+        """Nothing to take: the daemon has refused what is not declared."""
+
+    def connect(
+        self,
+        host: str,
+        port: int,
+        site: ILinkSite,
+        authenticator: IAuthenticator | None,
+        settings: LinkSettings,
+        rail: int = 1,
+    ) -> Deferred[ILink]:
+        """Connect once. Cancelling the Deferred gives up, also during the handshake.
+
+        Fails with Twisted's ``ConnectError`` or ``DNSLookupError`` when there is no connection,
+        with ``PeerError`` or ``AuthFailed`` when there is one that cannot be used. When one
+        connection of a rail fails, none stays.
+        """
+        if not 1 <= rail <= MAX_ENDPOINTS:
+            raise ValueError(f"a rail of {rail} endpoints")
+        if rail == 1:
+            return self._connect(host, port, site, authenticator, settings)
+        seconds = CONNECT_SECONDS + self.handshake_seconds
+        made = Rail(rail, self.reactor, seconds=seconds)
+        number = secrets.randbits(63)
+        attempts = [
+            self._connect(
+                *(host, port, site, authenticator, settings),
+                rail=made,
+                rail_gn=number,
+                endpoint=endpoint,
+            )
+            for endpoint in range(rail)
+        ]
+
+        def failed(failure: Failure) -> None:
+            made.close()
+            for attempt in attempts:
+                attempt.cancel()
+            if not opened.called:
+                opened.errback(cast(FirstError, failure.value).subFailure)
+
+        def give_up(given_up: Deferred[ILink]) -> None:
+            given_up.errback(CancelledError())
+            together.cancel()
+
+        opened: Deferred[ILink] = Deferred(give_up)
+        together = gatherResults(attempts, consumeErrors=True)
+        together.addCallbacks(lambda links: opened.callback(links[0]), failed)
+        return opened
+
+    def _connect(
+        self,
+        host: str,
+        port: int,
+        site: ILinkSite,
+        authenticator: IAuthenticator | None,
+        settings: LinkSettings,
+        **rail: Any,
+    ) -> Deferred[ILink]:
+        """One connection; ``rail`` is what ``LinkProtocol`` wants to know of its rail."""
+        made: list[LinkProtocol] = []
+
+        def give_up(_opened: Deferred[ILink]) -> None:
+            attempt.cancel()
+            for protocol in made:
+                protocol.abort("given up")
+
+        opened: Deferred[ILink] = Deferred(give_up)
+        factory = LinkFactory(self, site, authenticator, settings, opened, **rail)
+        attempt: Deferred[Any] = self.endpoint(host, port).connect(factory)
+
+        def failed(failure: Failure) -> None:
+            failure = self.connect_failed(failure)
+            if not opened.called:
+                opened.errback(failure)
+
+        attempt.addCallbacks(made.append, failed)
+        return opened
+
+    def settled(self) -> None:
+        """A connection became a link or ended before it."""
+        self.unopened -= 1
+
+
+@implementer(IListener)
+class StreamListener(Service):
+    """Listens while it runs. Bound in ``privilegedStartService``, or at the latest in
+    ``startService``; both raise ``ConfigError`` when that fails.
+
+    ``bind`` makes the listening socket, ``unbound`` is called when it has been closed.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        factory: Any,
+        port: int,
+        bind: Callable[[int], socket.socket],
+        unbound: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._reactor = reactor
+        self._factory = factory
+        self._bind_socket = bind
+        self._unbound = unbound
+        self._listening: Any = None
+        self.port = port
+
+    @property
+    def service(self) -> StreamListener:
+        """The service is the listener."""
+        return self
+
+    def privilegedStartService(self) -> None:
+        """Bind and listen."""
+        super().privilegedStartService()
+        self._bind()
+
+    def startService(self) -> None:
+        """Bind, unless ``privilegedStartService`` has."""
+        super().startService()
+        self._bind()
+
+    def stopService(self) -> Deferred[None] | None:
+        """Accept no more. Links that are open stay."""
+        super().stopService()
+        listening, self._listening = self._listening, None
+        if listening is None:
+            return None
+        self._unbound()
+        return cast("Deferred[None] | None", listening.stopListening())
+
+    def _bind(self) -> None:
+        if self._listening is not None:
+            return
+        bound = self._bind_socket(self.port)
+        try:
+            # The reactor has a copy of the descriptor from here on.
+            self._listening = self._reactor.adoptStreamPort(
+                bound.fileno(), bound.family, self._factory
+            )
+            name = bound.getsockname()
+            if isinstance(name, tuple):
+                self.port = name[1]
+        finally:
+            bound.close()
