@@ -20,7 +20,7 @@ from ldmsjob.config import (
     parse_size,
     parse_time,
 )
-from ldmsjob.daemon import LISTEN_ATTRIBUTES
+from ldmsjob.daemon import LISTEN_ATTRIBUTES, JournalSettings
 from ldmsjob.errors import ConfigError
 from ldmsjob.logformat import parse_level
 from ldmsjob.options import OPTIONS, commands_of
@@ -334,6 +334,22 @@ def _pid_file(interpreter: Interpreter, arguments: Arguments) -> None:
         interpreter.daemon.pid_file = arguments["path"]
 
 
+def _journal(interpreter: Interpreter, arguments: Arguments) -> None:
+    path = arguments.get("path")
+    if path is not None and not path.startswith("/"):
+        raise ConfigError(f"path '{path}' invalid", hint="it must begin with /")
+    defaults = JournalSettings()
+    max_age, max_size = arguments.get("max_age"), arguments.get("max_size")
+    settings = JournalSettings(
+        parse_boolean("enabled", arguments.get("enabled", "true")),
+        path,
+        defaults.max_age_seconds if max_age is None else parse_time("max_age", max_age, "s") / 1e6,
+        defaults.max_bytes if max_size is None else parse_size("max_size", max_size),
+    )
+    if interpreter.daemon.set_once("journal", arguments.text, arguments.where):
+        interpreter.daemon.use_journal(settings)
+
+
 def _set_memory(interpreter: Interpreter, arguments: Arguments) -> None:
     parse_size("size", arguments["size"])
     if interpreter.daemon.set_once("set_memory", arguments["size"], arguments.where):
@@ -418,6 +434,13 @@ _TABLE = (
     ),
     Verb("log_file", _log_file, "Write the log to a file or to syslog.", ("path",), priority=True),
     Verb("daemon_name", _daemon_name, "First part of set names.", ("name",), priority=True),
+    Verb(
+        "journal",
+        _journal,
+        "Keep what is accepted on disk, and for how long; on without it.",
+        optional=("enabled", "path", "max_age", "max_size"),
+        priority=True,
+    ),
     Verb("pid_file", _pid_file, "Write the process id to a file.", ("path",), priority=True),
     Verb(
         "default_auth",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ldmsjob.interfaces import IJobSubscriber
     from ldmsjob.jobservice import JobService
     from ldmsjob.jobsets import JobSetPolicy
+    from ldmsjob.journal.journal import Journal
     from ldmsjob.messages import MessageHub
     from ldmsjob.notices import Notice
     from ldmsjob.sets.registry import SetRegistry
@@ -44,6 +45,7 @@ class Core:
 
     daemon_name: str = ""
     jobs: JobService
+    journal: Journal | None = None
 
     def __init__(
         self,
@@ -90,6 +92,16 @@ class PluginContext:
         self.log: Logger = LevelLogger(logger, core.levels)
         self.stats = core.stats.child(logger)
         self.at_turn_end: Callable[[Callable[[], None]], None] = core.turn.at_end
+        self._keeper = logger
+
+    def keep(self, name: str, value: int | None) -> None:
+        """See ``IPluginContext``."""
+        if self.core.journal is not None:
+            self.core.journal.keep(self._keeper, name, value)
+
+    def kept(self) -> Mapping[str, int]:
+        """See ``IPluginContext``."""
+        return {} if self.core.journal is None else self.core.journal.kept(self._keeper)
 
     @property
     def daemon_name(self) -> str:
@@ -134,7 +146,9 @@ class JobManagerContext(PluginContext):
         """See ``IJobManagerContext``."""
         if isinstance(notice, OPENING):
             check_opening(notice)
-        self.core.jobs.apply(notice, received_time_us, self.resource_manager, self.policy, origin)
+        self.core.jobs.apply(
+            *(notice, received_time_us, self.resource_manager, self.policy, origin, self.instance)
+        )
 
     def received_time_us(self) -> int:
         """See ``IJobManagerContext``."""

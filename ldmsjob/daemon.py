@@ -19,6 +19,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
+from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from ldmsjob import __version__
@@ -42,6 +43,7 @@ from ldmsjob.interfaces import (
     LinkSettings,
 )
 from ldmsjob.jobservice import JobService
+from ldmsjob.journal.journal import Journal
 from ldmsjob.links import LinkSite
 from ldmsjob.loader import Loader, check_attributes
 from ldmsjob.logformat import Levels, LineObserver
@@ -50,6 +52,8 @@ from ldmsjob.serving import SetService
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
+
+JOURNAL_NAME = "journal.sqlite"
 
 CANNOT_LISTEN = 7
 """Exit status when a listener cannot be opened, as in C."""
@@ -60,6 +64,16 @@ they say themselves."""
 
 # What may stand in a set's name.
 _DAEMON_NAME = re.compile(r"[!#-\[\]-~]{1,128}")
+
+
+@dataclass(frozen=True)
+class JournalSettings:
+    """What the `journal` command says. ``path`` None: in the daemon's state directory."""
+
+    enabled: bool = True
+    path: str | None = None
+    max_age_seconds: float = 30 * 86_400
+    max_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,25 @@ class _Closing(Service):
         return self._close()
 
 
+class _Opening(Service):
+    """Does something when the daemon starts, and something else when it stops."""
+
+    def __init__(
+        self, name: str, begin: Callable[[], None], end: Callable[[], None] = lambda: None
+    ) -> None:
+        self.setName(name)
+        self._begin = begin
+        self._end = end
+
+    def startService(self) -> None:
+        super().startService()
+        self._begin()
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._end()
+
+
 class _Listeners(ServiceGroup):
     """The listeners; one that cannot be bound is a ``ConfigError`` with rc 7."""
 
@@ -132,6 +165,8 @@ class Daemon(OrderedServices):
 
     ``clock`` is the reactor, or a ``task.Clock`` in tests. ``monotonic`` gives the seconds that
     waiting is measured in. ``observer``, if given, is where log lines go; `log_file` redirects it.
+    Below ``state_directory`` the daemon has a directory of its own, for the journal; without one
+    there is a journal only if the configuration says where.
     """
 
     log = Logger(namespace="ldmsd")
@@ -145,8 +180,11 @@ class Daemon(OrderedServices):
         observer: LineObserver | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         hostname: str | None = None,
+        state_directory: str | None = None,
     ) -> None:
         super().__init__("ldmsjob", clock)
+        self.journal_settings = JournalSettings(enabled=state_directory is not None)
+        self._state_directory = state_directory
         self.loader = loader
         self.observer = observer
         self.levels = levels or Levels()
@@ -226,6 +264,7 @@ class Daemon(OrderedServices):
             self.use_name(f"{self._hostname}{port}")
         if self._default_auth is None:
             self.use_default_auth("none", {})
+        journal = self.core.journal = self._make_journal()
         self.core.jobs = JobService(
             self.registry,
             self._turn,
@@ -233,13 +272,17 @@ class Daemon(OrderedServices):
             self.stats,
             self.core.daemon_name,
             monotonic=self._monotonic,
+            journal=journal,
         )
         self.settled = True
+        if journal is not None:
+            _Opening("journal", journal.open, journal.close).setServiceParent(self)
         closing = ServiceGroup("hubs", self._clock, STOP_SECONDS)
         jobs = self.core.jobs
         _Closing("job events", jobs.close, jobs.abandon).setServiceParent(closing)
         closing.setServiceParent(self)
         self.job_managers.setServiceParent(self)
+        _Opening("recovery", self._recover).setServiceParent(self)
         self.samplers.setServiceParent(self)
         _Closing("links", self.site.close).setServiceParent(self)
         self.listeners.setServiceParent(self)
@@ -247,6 +290,51 @@ class Daemon(OrderedServices):
             self.log.error("{problem}", problem=problem)
         for endpoint in self.endpoints:
             self._add_listener(endpoint)
+
+    # The journal
+
+    def use_journal(self, settings: JournalSettings) -> None:
+        """Say whether and where there is a journal, and what bounds it."""
+        self.journal_settings = settings
+
+    @property
+    def journal_path(self) -> str | None:
+        """Where the journal is; None when there is none. Not before the name is known."""
+        settings = self.journal_settings
+        if not settings.enabled:
+            return None
+        if settings.path is not None:
+            return settings.path
+        if self._state_directory is None:
+            return None
+        own = self.core.daemon_name.replace("/", "_")
+        return os.path.join(self._state_directory, own, JOURNAL_NAME)
+
+    def _make_journal(self) -> Journal | None:
+        path, settings = self.journal_path, self.journal_settings
+        if path is None:
+            return None
+        return Journal(
+            path,
+            self._turn,
+            self.core.clock,
+            self.stats.child("journal"),
+            max_age_seconds=settings.max_age_seconds,
+            max_bytes=settings.max_bytes,
+            in_thread=deferToThread,
+        )
+
+    def _recover(self) -> None:
+        configured = [one for one in self.job_managers if one.state != "loaded"]
+        policies = {str(one.name): one.context.policy for one in configured}
+        recovered, left_out = self.core.jobs.recover(policies)
+        if recovered:
+            self.log.info("{count} jobs are back from the journal", count=recovered)
+        if left_out:
+            self.log.warn(
+                "{count} jobs of the journal belong to job managers that are not there any more",
+                count=left_out,
+            )
 
     # Listeners and authentication
 
@@ -438,6 +526,7 @@ class Daemon(OrderedServices):
         lines = [f"daemon name {self.core.daemon_name}"]
         lines += [f"listen on {endpoint}" for endpoint in self.endpoints]
         lines.append(f"messages {'enabled' if self.hub.enabled else 'disabled'}")
+        lines.append(f"journal {self.journal_path or 'off'}")
         for instance in [*self.job_managers, *self.samplers]:
             lines.append(instance.describe())
         return lines

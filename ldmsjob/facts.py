@@ -80,6 +80,8 @@ class JobFacts(msgspec.Struct, frozen=True, gc=False):
     notice named one: Slurm's own notifier does not."""
     exit_status: int | None = None
     """The job's raw wait status, where the resource manager tells it at the job's end."""
+    recovered: bool = False
+    """True when an earlier daemon saw the job start, and this one has it from the journal."""
 
 
 class StepFacts(msgspec.Struct, frozen=True, gc=False):

@@ -142,6 +142,16 @@ class IPluginContext(Interface):
         For writing in one go what one read brought. Outside of any such work it is called at once.
         """
 
+    def keep(name: str, value: int | None) -> None:
+        """Have the next daemon find ``value`` (64 bits, signed) under that name; None: no longer.
+
+        For what must survive together with the notices of the present turn: both stand in the
+        journal, or neither does. Nothing is kept without a journal.
+        """
+
+    def kept() -> Mapping[str, int]:
+        """What an instance of this plugin and name has kept. Not before the daemon starts."""
+
 
 class ISubscription(Interface):
     """A standing wish for messages or job events."""

@@ -157,6 +157,7 @@ class Job:
         "node_count",
         "nodes",
         "policy",
+        "recovered",
         "start_us",
         "step_id",
         "task_records",
@@ -175,6 +176,8 @@ class Job:
         self.key = key
         self.start_us = start_us
         self.adopted = adopted
+        self.recovered = False
+        """Whether an earlier daemon has followed it until it ended or was ended."""
         self.ended = False
         self.end_us: int | None = None
         self.uid: int | None = None
@@ -218,6 +221,7 @@ class Job:
                 self.details,
                 self.nodes,
                 self.exit_status,
+                self.recovered,
             )
         return facts
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,6 +17,7 @@ from ldmsjob.interfaces import IJobSubscriber
 from ldmsjob.jobs import Change, Job
 from ldmsjob.jobsets import JobSetPolicy, JobSets
 from ldmsjob.jobtable import JobTable
+from ldmsjob.journal.journal import Journal
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.notices import Notice
 from ldmsjob.sets.registry import SetRegistry
@@ -31,7 +32,8 @@ class JobService:
     A set shows a change when the event of that change is delivered. ``clock`` is the wall clock and
     makes the calls; ``monotonic`` measures lingers and is ``clock.seconds`` unless given: the
     daemon gives ``time.monotonic``, because its reactor goes by the wall clock. ``users`` looks up
-    what notices do not tell; by default in threads of the reactor.
+    what notices do not tell; by default in threads of the reactor. ``journal`` keeps what is
+    accepted.
 
     Counters stand in the groups ``jobs``, ``job_sets`` and ``subscribers`` of ``stats``.
     """
@@ -48,6 +50,7 @@ class JobService:
         *,
         monotonic: Callable[[], float] | None = None,
         users: Users | None = None,
+        journal: Journal | None = None,
     ) -> None:
         log = LimitedLog(self.log)
         self._turn = turn
@@ -60,11 +63,12 @@ class JobService:
             stats.child("job_sets"),
             log,
             daemon_name,
-            self._table.forget,
+            self._forget,
             monotonic or clock.seconds,
         )
         self._fanout = Fanout(stats.child("subscribers"), log)
         self._users = users or Users(clock, deferToThread)
+        self._journal = journal
 
     def apply(
         self,
@@ -73,20 +77,27 @@ class JobService:
         resource_manager: str,
         policy: JobSetPolicy,
         origin: Origin = "message",
+        instance: str = "",
     ) -> None:
-        """Do all that a notice means: change jobs, write sets, deliver events.
+        """Do all that a notice means: change jobs, write sets and the journal, deliver events.
 
         ``policy`` is for the sets of jobs that begin with this notice; ``origin`` says how it came
         to be known. May be called from inside a
         job event; what it gives is then delivered behind what was there before.
         """
         changes = self._table.apply(notice, received_time_us, resource_manager, origin)
-        if not changes:
-            return
         for change in changes:
             if change.opened:
                 change.job.policy = policy
             self._sets.apply(change, received_time_us)
+        journal = self._journal
+        if journal is not None:
+            job = self._table.newest(resource_manager, notice.job_id)
+            if job is not None:
+                sequence = self._table.last_sequence
+                journal.append(notice, received_time_us, changes, job, sequence, instance)
+        if not changes:
+            return
         events = changes[0].events
         if len(changes) > 1:
             events = [event for change in changes for event in change.events]
@@ -121,6 +132,40 @@ class JobService:
     def find_job(self, key: JobKey) -> Job | None:
         """The job, while it runs or its set lingers."""
         return self._table.find(key)
+
+    def recover(self, policies: Mapping[str, JobSetPolicy]) -> tuple[int, int]:
+        """Put the jobs of the journal back that run, as far as it knows, or whose sets linger.
+
+        ``policies`` are those of the job managers that there are, by instance. Returns how many
+        jobs were put back, and how many were left out because their job manager is gone. Before
+        anybody subscribes.
+        """
+        journal = self._journal
+        if journal is None:
+            return 0, 0
+        now_us = self._now_us()
+        linger_us = int(1e6 * max((p.linger_seconds for p in policies.values()), default=0.0))
+        left_out = 0
+        recoverable = journal.recoverable(now_us - linger_us)
+        for stored in recoverable:
+            policy = policies.get(stored.instance)
+            if policy is None:
+                left_out += 1
+                journal.abandon(stored)
+                continue
+            job = self._table.recover(
+                *(stored.key, stored.start_us, stored.adopted, stored.facts, stored.notices),
+                journal.last_sequence,
+            )
+            job.policy = policy
+            journal.recovered(job, stored)
+            self._sets.recover(job, now_us)
+        return len(recoverable) - left_out, left_out
+
+    def _forget(self, job: Job) -> None:
+        self._table.forget(job)
+        if self._journal is not None:
+            self._journal.forget(job)
 
     def drop_jobs(self, policy: JobSetPolicy) -> None:
         """Forget the jobs that were opened with this very policy, and withdraw their sets now.
@@ -163,6 +208,8 @@ class JobService:
             change: Change = self._table.describe(job, **found)
             if change.described:
                 self._sets.apply(change, self._now_us())
+                if self._journal is not None:
+                    self._journal.described(job)
 
     def _look_up_failed(self, failure: Any) -> None:
         self.log.failure("looking up the user of a job failed", failure)

@@ -227,6 +227,12 @@ class JobSets:
         if change.ended:
             self._linger(job)
 
+    def recover(self, job: Job, now_us: int) -> None:
+        """Make the set of a job that was recovered; one that has ended lingers anew."""
+        change = Change(job, opened=True)
+        change.ended = job.ended
+        self.apply(change, now_us)
+
     def drop(self, jobs: Collection[Job]) -> None:
         """Withdraw the sets of these jobs now."""
         dropped = set(jobs)

@@ -8,7 +8,7 @@ another run of the job.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from typing import TypeVar
 
@@ -22,10 +22,11 @@ from ldmsjob.events import (
     TaskEnded,
     TaskStarted,
 )
-from ldmsjob.facts import JobKey, Origin, StepFacts, TaskFacts
+from ldmsjob.facts import JobFacts, JobKey, Origin, StepFacts, TaskFacts
 from ldmsjob.interfaces import IStats
 from ldmsjob.jobs import Change, Job, Step, StepNode, Task
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
+from ldmsjob.stats import Stats
 
 UNREPORTED_STATUS = -1
 """Exit status of a task whose end nobody reported before its job ended."""
@@ -60,6 +61,9 @@ _UNKNOWN_COUNTERS = {
 
 
 _Event = TypeVar("_Event", bound=JobEvent)
+
+_NOT_COUNTED = Stats()
+"""What recovery counts into: those notices have been counted when they came."""
 
 
 class JobTable:
@@ -123,22 +127,57 @@ class JobTable:
         if self._newest.get(newest) is job:
             del self._newest[newest]
 
+    def newest(self, resource_manager: str, job_id: str) -> Job | None:
+        """The last attempt of that job, while it runs or its set lingers."""
+        return self._newest.get((resource_manager, job_id))
+
+    @property
+    def last_sequence(self) -> int:
+        """The number of the last event posted."""
+        return self._sequence
+
+    def recover(
+        self,
+        key: JobKey,
+        start_us: int,
+        adopted: bool,
+        facts: JobFacts,
+        notices: Iterable[tuple[int, Notice]],
+        last_sequence: int,
+    ) -> Job:
+        """Put a job back that an earlier daemon knew, from how it began and what was accepted
+        about it with the times of receipt. Nothing is posted or counted; the next event will have
+        a number above ``last_sequence``."""
+        stats, self._stats = self._stats, _NOT_COUNTED
+        job = self._new_job(key, start_us, adopted=adopted).job
+        job.recovered = True
+        job.uid, job.gid, job.user, job.details = facts.uid, facts.gid, facts.user, facts.details
+        try:
+            for received_us, notice in notices:
+                self.apply(notice, received_us, key.resource_manager)
+        finally:
+            self._stats = stats
+            self._sequence = last_sequence
+        return job
+
     def started_events(self, job: Job, received_us: int) -> list[JobEvent]:
         """Start events of the job and of its open steps and tasks, for a new subscriber.
 
-        Their origin is ``replay`` and their sequence number that of the last event posted.
+        Their origin is ``replay``, or ``recovery`` when the job was recovered, and their sequence
+        number that of the last event posted.
         """
         key, facts, sequence = job.key, job.facts, self._sequence
         head = (key, job, facts, sequence)
-        events: list[JobEvent] = [JobStarted(*head, job.start_us, received_us, "replay")]
+        origin: Origin = "recovery" if job.recovered else "replay"
+        events: list[JobEvent] = [JobStarted(*head, job.start_us, received_us, origin)]
         for step in job._steps.values():
             if step.open:
                 start_us = step.start_us or job.start_us
-                events.append(StepStarted(*head, start_us, received_us, "replay", step.facts()))
+                events.append(StepStarted(*head, start_us, received_us, origin, step.facts()))
         for task in job.task_records:
             if task.end_us is None:
                 start_us = task.start_us or job.start_us
-                events.append(TaskStarted(*head, start_us, received_us, "replay", task.facts()))
+                events.append(TaskStarted(*head, start_us, received_us, origin, task.facts()))
         return events
 
     def describe(

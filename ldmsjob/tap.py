@@ -10,7 +10,7 @@ import getopt
 import os
 import signal
 import sys
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, TextIO
 
 from twisted.application.service import MultiService
@@ -45,6 +45,7 @@ class Options(usage.Options):
         self.pairs: list[tuple[str, str]] = []
         self.files: list[str] = []
         self.check = False
+        self.state_directory: str | None = None
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:  # noqa: N802
         """Take the command line; ends the process for what prints something or is wrong."""
@@ -54,7 +55,7 @@ class Options(usage.Options):
             given, rest = getopt.gnu_getopt(
                 list(sys.argv[1:] if options is None else options),
                 letters + "h",
-                [*(f"{name}=" for name in names), "check", "help", "version"],
+                [*(f"{name}=" for name in names), "state=", "check", "help", "version"],
             )
             if rest:
                 raise getopt.GetoptError(f"'{rest[0]}' is not an option")
@@ -79,6 +80,8 @@ class Options(usage.Options):
             raise SystemExit(_print_usage(value))
         if letter == "check":
             self.check = True
+        elif letter == "state":
+            self.state_directory = value
         elif letter == "c":
             self.files.append(value)
         elif letter == "F":
@@ -94,6 +97,7 @@ class Options(usage.Options):
                 continue
             words = f"-{letter}" + (f", --{option.name}" if option.name else "")
             lines.append(f"  {words:<26} {option.help}")
+        lines.append(f"  {'    --state':<26} Directory for what is kept on disk: the journal.")
         lines.append(f"  {'    --check':<26} Read the configuration, say what would run, and exit.")
         lines.append(f"  {'-h, --help':<26} Print this text and exit.")
         return "\n".join(lines)
@@ -219,6 +223,22 @@ def report(error: ConfigError, observer: LineObserver, stderr: TextIO) -> None:
     stderr.flush()
 
 
+def state_directory(environ: Mapping[str, str]) -> str:
+    """Where daemons of this user keep what must outlive them, unless ``--state`` says otherwise.
+
+    ``STATE_DIRECTORY`` is what systemd gives a service that has one.
+    """
+    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if os.path.isabs(given):
+        return given
+    if os.geteuid() == 0:
+        return "/var/lib/ldmsjob"
+    state = environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):
+        state = os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(state, "ldmsjob")
+
+
 def configure(
     options: Options,
     reactor: Any,
@@ -232,6 +252,7 @@ def configure(
         loader=loader(),
         levels=observer.levels,
         observer=None if options.check else observer,
+        state_directory=options.state_directory or state_directory(environ),
     )
     interpreter = Interpreter(daemon, environ)
     interpreter.read(commands_of(options.pairs, "option"), options.files)

@@ -175,12 +175,16 @@ def loader():
 class Rig:
     """A daemon on a ``task.Clock``, and its interpreter."""
 
-    def __init__(self, test, **environ):
+    def __init__(self, test, state_directory=None, **environ):
         self.test = test
         self.clock = Clock()
         self.clock.advance(1_000_000)
         self.daemon = Daemon(
-            self.clock, loader=loader(), monotonic=self.clock.seconds, hostname="node-1"
+            self.clock,
+            loader=loader(),
+            monotonic=self.clock.seconds,
+            hostname="node-1",
+            state_directory=state_directory,
         )
         self.interpreter = Interpreter(self.daemon, environ)
 

@@ -68,7 +68,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(daemon.name, "ldmsjob")
         self.assertEqual(
             [service.name for service in daemon],
-            ["hubs", "job managers", "samplers", "links", "listeners"],
+            ["hubs", "job managers", "recovery", "samplers", "links", "listeners"],
         )
         daemon.getServiceNamed("job managers").getServiceNamed("a")
         daemon.getServiceNamed("samplers").getServiceNamed("s")
@@ -218,6 +218,7 @@ class DaemonTests(SynchronousTestCase):
                 "daemon name node-1:411",
                 "listen on wire:411",
                 "messages enabled",
+                "journal off",
                 "job manager a (plugin jm): starts",
                 "job manager b (plugin jm): loaded",
                 "sampler s (plugin sampler): starts, sampling every 1.5 s",
@@ -278,3 +279,57 @@ class DaemonTests(SynchronousTestCase):
         self.rig.clock.advance(STOP_SECONDS)
         self.successResultOf(stopped)
         self.assertIn("; 1 job events for it are discarded", formatEvent(events[0]))
+
+
+class JournalCommandTests(SynchronousTestCase):
+    """`journal`, and a daemon that has one."""
+
+    def rig(self, text):
+        """A daemon with a state directory that has read ``text``."""
+        rig = Rig(self, state_directory=os.path.abspath(self.mktemp()))
+        rig.read(text)
+        return rig
+
+    def test_where(self):
+        """Below the state directory, by the daemon's name; elsewhere; or nowhere."""
+        rig = self.rig("daemon_name name=a/b\n")
+        self.assertTrue(rig.daemon.journal_path.endswith("/a_b/journal.sqlite"))
+        path = os.path.abspath(self.mktemp())
+        self.assertEqual(self.rig(f"journal path={path}\n").daemon.journal_path, path)
+        self.assertIsNone(self.rig("journal enabled=false\n").daemon.journal_path)
+        self.assertIsNone(Rig(self).daemon.journal_path)
+
+    def test_mistakes(self):
+        """Paths from the root on, times and sizes with units, once."""
+        for words in ("path=x", "enabled=perhaps", "max_age=1y", "max_size=big"):
+            self.assertRaises(ConfigError, self.rig, f"journal {words}\n")
+        settings = self.rig("journal max_age=2d max_size=1M\njournal max_age=3d\n")
+        settings = settings.daemon.journal_settings
+        self.assertEqual((settings.max_age_seconds, settings.max_bytes), (172_800, 1 << 20))
+
+    def test_life(self):
+        """Jobs of one daemon are there in the next, before samplers start."""
+        text = "msg_enable\nload name=jm\nconfig name=jm\njobmgr_start name=jm\n"
+        rig = self.rig(text)
+        rig.start()
+        context = rig.daemon.instance("jm").context
+        context.resource_manager = "slurm"
+        context.apply(JobInit("7"), 5)
+        context.keep("a", 3)
+        self.successResultOf(rig.daemon.stopService())
+        again = Rig(self, state_directory=rig.daemon._state_directory)
+        again.read(text + "load name=sampler\nconfig name=sampler\n")
+        seen = []
+        again.plugin("sampler").behave["start"] = lambda: seen.extend(again.daemon.core.jobs.jobs())
+        again.start()
+        self.assertEqual([job.key.job_id for job in seen], ["7"])
+        self.assertEqual(again.daemon.instance("jm").context.kept(), {"a": 3})
+
+    def test_second_daemon(self):
+        """One of the same name is not started."""
+        rig = self.rig("journal enabled=true\n")
+        rig.start()
+        again = Rig(self, state_directory=rig.daemon._state_directory)
+        again.read("")
+        error = self.assertRaises(ConfigError, again.daemon.startService)
+        self.assertEqual(error.rc, 16)

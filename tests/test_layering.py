@@ -45,6 +45,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ldmsjob.jobservice",
         "ldmsjob.jobsets",
         "ldmsjob.jobtable",
+        "ldmsjob.journal",
+        "ldmsjob.journal.*",
         "ldmsjob.links",
         "ldmsjob.memberships",
         "ldmsjob.messages",

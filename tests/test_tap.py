@@ -210,8 +210,7 @@ class CheckTests(SynchronousTestCase):
         status, output, errors = self.check(
             NOTE.format(port=411, file=file)
             + f"log_file path={file}.log\npid_file path={file}.pid\nenv LDMSJOB_TEST=1\n",
-            "-n",
-            "here",
+            *("-n", "here", "--state", "/state"),
         )
         self.assertEqual((status, errors), (0, ""))
         self.assertEqual(
@@ -220,6 +219,7 @@ class CheckTests(SynchronousTestCase):
                 "daemon name here",
                 "listen on sock:411",
                 "messages enabled",
+                "journal /state/here/journal.sqlite",
                 "job manager jobmgr_slurm (plugin jobmgr_slurm): starts",
                 "sampler test_jobmgr_sampler (plugin test_jobmgr_sampler): starts",
             ],
@@ -271,6 +271,7 @@ class ProcessTests(TestCase):
     def setUp(self):
         """A directory to run in."""
         self.directory = os.path.abspath(self.mktemp())
+        self.state = f"{self.directory}.state"
         os.mkdir(self.directory)
         with socket.socket(socket.AF_INET6) as free:
             free.bind(("::", 0))
@@ -283,7 +284,8 @@ class ProcessTests(TestCase):
         protocol = Process()
         code = "import sys; from twisted.scripts.twistd import run; run()"
         command = [sys.executable, "-c", code, *words, "ldmsjob", "-c", "ldmsd.conf"]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        path = os.pathsep.join(filter(None, sys.path))
+        environ = {**os.environ, "PYTHONPATH": path, "STATE_DIRECTORY": self.state}
         self.process = reactor.spawnProcess(
             protocol, sys.executable, command, environ, path=self.directory
         )
@@ -308,6 +310,8 @@ class ProcessTests(TestCase):
         with open(os.path.join(self.directory, "events.log")) as file:
             self.assertEqual(file.read(), "client_close\n")
         self.assertEqual(sorted(os.listdir(self.directory)), ["events.log", "ldmsd.conf"])
+        (own,) = os.listdir(self.state)
+        self.assertIn("journal.sqlite", os.listdir(os.path.join(self.state, own)))
 
     async def test_port_in_use(self):
         """Status 7, no traceback, no pid file left, the event file not touched."""

@@ -218,7 +218,7 @@ class Journal:
             self._turn.at_end(self.commit, first=True)
 
     def described(self, job: Job) -> None:
-        """Keep what was looked up about a job."""
+        """Keep what was looked up about a job that is not forgotten."""
         self._changed[job] = self._known[job]
         self._commit_soon()
 
@@ -444,6 +444,17 @@ class Journal:
     def recovered(self, job: Job, stored: StoredJob) -> None:
         """That job is this one: what is said of it from now on belongs to the stored one."""
         self._known[job] = stored.known
+
+    def abandon(self, stored: StoredJob) -> None:
+        """Nobody will tell of that job any more: it counts as ended with its last notice."""
+        if self._file is not None:
+            last_us = stored.notices[-1][0] if stored.notices else stored.start_us
+            try:
+                self._file.end_job(stored.known.number, last_us, self._number)
+            except Damaged as error:
+                self._replace(error)
+            except _DISK_FAULTS as error:
+                self._fails(error)
 
 
 def _job_row(job: Job, known: _Known, last_notice: int) -> tuple[Any, ...]:

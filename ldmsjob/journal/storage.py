@@ -153,6 +153,14 @@ class JournalFile:
                 else:
                     database.execute(_PUT_KEPT, (owner, name, value))
 
+    def end_job(self, job: int, end_us: int, last_notice: int) -> None:
+        """Mark a job as ended that has no end, in a transaction."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE jobs SET end_us = ?, last_notice = ? WHERE job = ? AND end_us IS NULL",
+                (end_us, last_notice, job),
+            )
+
     def prune(self, after: int, ended_before_us: int, at_most: int) -> tuple[int, int]:
         """Go through up to ``at_most`` notices behind number ``after``, and delete those of jobs
         that ended before that time, and such jobs when they have none any more.
