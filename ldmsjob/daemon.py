@@ -44,6 +44,7 @@ from ldmsjob.interfaces import (
 )
 from ldmsjob.jobservice import JobService
 from ldmsjob.journal.journal import Journal
+from ldmsjob.journal.places import journal_path
 from ldmsjob.links import LinkSite
 from ldmsjob.loader import Loader, check_attributes
 from ldmsjob.logformat import Levels, LineObserver
@@ -52,8 +53,6 @@ from ldmsjob.serving import SetService
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
-
-JOURNAL_NAME = "journal.sqlite"
 
 CANNOT_LISTEN = 7
 """Exit status when a listener cannot be opened, as in C."""
@@ -307,8 +306,7 @@ class Daemon(OrderedServices):
             return settings.path
         if self._state_directory is None:
             return None
-        own = self.core.daemon_name.replace("/", "_")
-        return os.path.join(self._state_directory, own, JOURNAL_NAME)
+        return journal_path(self._state_directory, self.core.daemon_name)
 
     def _make_journal(self) -> Journal | None:
         path, settings = self.journal_path, self.journal_settings

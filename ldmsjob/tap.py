@@ -10,7 +10,7 @@ import getopt
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, TextIO
 
 from twisted.application.service import MultiService
@@ -23,6 +23,7 @@ from ldmsjob.cli.output import until_reader_leaves
 from ldmsjob.daemon import Daemon
 from ldmsjob.errors import ConfigError
 from ldmsjob.interpreter import Interpreter
+from ldmsjob.journal.places import state_directory
 from ldmsjob.loader import Loader
 from ldmsjob.logformat import Levels, LineObserver, stamp_from
 from ldmsjob.options import OPTIONS, commands_of
@@ -221,22 +222,6 @@ def report(error: ConfigError, observer: LineObserver, stderr: TextIO) -> None:
     )
     stderr.write(f"{error}\n")
     stderr.flush()
-
-
-def state_directory(environ: Mapping[str, str]) -> str:
-    """Where daemons of this user keep what must outlive them, unless ``--state`` says otherwise.
-
-    ``STATE_DIRECTORY`` is what systemd gives a service that has one.
-    """
-    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if os.path.isabs(given):
-        return given
-    if os.geteuid() == 0:
-        return "/var/lib/ldmsjob"
-    state = environ.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(state):
-        state = os.path.join(os.path.expanduser("~"), ".local", "state")
-    return os.path.join(state, "ldmsjob")
 
 
 def configure(

@@ -12,7 +12,18 @@ from ldmsjob import __version__
 from ldmsjob.cli.output import complain, until_reader_leaves
 from ldmsjob.errors import ConfigError
 
-SUBCOMMANDS = ("demo", "ls", "publish", "subscribe", "plugins", "check", "spank")
+SUBCOMMANDS = (
+    "demo",
+    "ls",
+    "publish",
+    "subscribe",
+    "jobs",
+    "job",
+    "events",
+    "plugins",
+    "check",
+    "spank",
+)
 """Modules of this package, each with ``add_parser(subparsers)``. They import what is heavy when
 they run."""
 

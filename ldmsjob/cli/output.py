@@ -42,6 +42,14 @@ def complain(text: str) -> None:
         _give_up(sys.stderr)
 
 
+def printable(text: str) -> str:
+    """The text with what would steer a terminal made visible."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 def _give_up(stream: TextIO) -> None:
     """Have all that is and will be written there go nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

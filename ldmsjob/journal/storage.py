@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import quote
 
 from ldmsjob.errors import ConfigError
 
@@ -214,6 +215,21 @@ class JournalFile:
             raise
 
 
+def open_for_reading(path: str) -> sqlite3.Connection:
+    """A connection that reads what has been committed. Raises ``OSError``, ``sqlite3.Error``,
+    ``Damaged``."""
+    os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    database = sqlite3.connect(
+        f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True, isolation_level=None, timeout=2
+    )
+    try:
+        _check_format(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
 def checkpoint(path: str) -> None:
     """Move what was written from the log beside the file into the file.
 
@@ -277,11 +293,9 @@ def _open(path: str) -> sqlite3.Connection:
 
 
 def _prepare(database: sqlite3.Connection) -> None:
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    (application,) = database.execute("PRAGMA application_id").fetchone()
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and (version, application) != (FORMAT, _APPLICATION):
-        raise Damaged(f"format {version} of application {application:#x} is not ours")
+    if tables:
+        _check_format(database)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
     # Copying the log into the file waits for the disk; a thread does it.
@@ -291,6 +305,13 @@ def _prepare(database: sqlite3.Connection) -> None:
             f"BEGIN; {_TABLES} PRAGMA user_version = {FORMAT};"
             f"PRAGMA application_id = {_APPLICATION}; COMMIT;"
         )
+
+
+def _check_format(database: sqlite3.Connection) -> None:
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    if (version, application) != (FORMAT, _APPLICATION):
+        raise Damaged(f"format {version} of application {application:#x} is not ours")
     found = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
     if not {"jobs", "notices", "kept"} <= found:
         raise Damaged("tables are missing")

@@ -1,0 +1,55 @@
+"""Where journals are."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+
+from ldmsjob.errors import ConfigError
+
+JOURNAL_NAME = "journal.sqlite"
+"""The journal's file in a daemon's own directory."""
+
+
+def state_directory(environ: Mapping[str, str]) -> str:
+    """Where daemons of this user keep what must outlive them, unless they are told otherwise.
+
+    ``STATE_DIRECTORY`` is what systemd gives a service that has one.
+    """
+    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if os.path.isabs(given):
+        return given
+    if os.geteuid() == 0:
+        return "/var/lib/ldmsjob"
+    state = environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):
+        state = os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(state, "ldmsjob")
+
+
+def journal_path(directory: str, daemon_name: str) -> str:
+    """The journal of the daemon of that name, below that state directory."""
+    return os.path.join(directory, daemon_name.replace("/", "_"), JOURNAL_NAME)
+
+
+def find_journals(directory: str) -> dict[str, str]:
+    """Journals below a state directory, by the names of their daemons. Raises ``ConfigError``."""
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        raise unreadable(directory, error) from None
+    paths = {name: os.path.join(directory, name, JOURNAL_NAME) for name in names}
+    return {name: path for name, path in paths.items() if os.path.exists(path)}
+
+
+def unreadable(path: str, error: Exception) -> ConfigError:
+    """What to tell a user about a journal, or a directory of them, that cannot be read."""
+    hint, rc, text = "", errno.EIO, str(error)
+    if isinstance(error, OSError):
+        rc, text = error.errno or errno.EIO, error.strerror or str(error)
+        if isinstance(error, PermissionError):
+            hint = "it tells who ran what: read it as root or as the daemon's user"
+        elif isinstance(error, FileNotFoundError):
+            hint = "no daemon has kept a journal there; --state names another place"
+    return ConfigError(f"cannot read {path}: {text}", rc=rc, hint=hint)
