@@ -494,10 +494,24 @@ class IAuthenticator(IConfigurable):
 
 class IAuthentication(Interface):
     """One conversation. Both calls may answer at once or with a Deferred, and fail (raise, or
-    errback) with ``AuthFailed``. The link reads nothing while a Deferred has not fired."""
+    errback) with ``AuthFailed``. The link reads nothing while a Deferred has not fired, and cancels
+    it when it closes before."""
 
     def first() -> AuthStep | Deferred[AuthStep]:
         """What to send unasked when the link is up."""
+
+class ICheckedAuthenticator(IAuthenticator):
+    """An authenticator that can be tried before any peer comes. One that provides
+    ``IAuthenticator`` alone works as well: what is wrong with it shows with the first peer."""
+
+    def check() -> str:
+        """Try what authentication will need, for `--check`: called once, behind ``configure``.
+
+        Returns one line that says what works, fit for users; raises ``ConfigError`` for what does
+        not. The reactor does not run: it may block, for some seconds at most, and must change
+        nothing.
+        """
+
 
     def received(payload: bytes) -> AuthStep | Deferred[AuthStep]:
         """What to do about the peer's next authentication message."""

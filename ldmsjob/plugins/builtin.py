@@ -47,3 +47,28 @@ none = AuthenticatorFactory(
     attributes=(),
     maker="ldmsjob.transports.auth_none:NoneAuthenticator",
 )
+
+naive = AuthenticatorFactory(
+    name="naive",
+    summary="For tests: each side claims ids, and is believed.",
+    attributes=(
+        AttributeSpec("uid", "User id that we claim; no name.", "integer", "65534"),
+        AttributeSpec("gid", "Group id that we claim; no name.", "integer", "65534"),
+    ),
+    maker="ldmsjob.transports.auth_naive:NaiveAuthenticator",
+)
+
+ovis = AuthenticatorFactory(
+    name="ovis",
+    summary="Whoever knows a shared secret word is root.",
+    attributes=(
+        AttributeSpec(
+            "conf",
+            "File with a line 'secretword=…' that only its owner can read; without it the one that"
+            " LDMS_AUTH_FILE names, ~/.ldmsauth.conf, /etc/ldmsd/ldmsauth.conf or"
+            " /etc/ldmsauth.conf.",
+            "path",
+        ),
+    ),
+    maker="ldmsjob.transports.auth_ovis:OvisAuthenticator",
+)

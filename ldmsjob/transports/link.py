@@ -34,6 +34,7 @@ from ldmsjob.wire.events import (
     WireEvent,
 )
 from ldmsjob.wire.rates import SECOND_US, us_to_next_second
+from ldmsjob.wire.xprt import AuthMismatch
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -194,6 +195,7 @@ class LinkProtocol(Protocol):
 
     # Protocol
 
+        self._verdict: Deferred[AuthStep] | None = None
     def connectionMade(self) -> None:
         """Begin the handshake and its deadline."""
         transport = self._twisted
@@ -248,12 +250,20 @@ class LinkProtocol(Protocol):
         if self._reason is None:
             clean = reason.check(ConnectionDone)
             why = "closed by the peer" if clean else reason.getErrorMessage()
-            reason = Failure(PeerError(f"the connection was lost in the handshake: {why}"))
+            error: Exception = PeerError(f"the connection was lost in the handshake: {why}")
+            if self._connection.peer is not None:
+                # Neither side says why it refuses the other.
+                why = f"{why} during {self._authenticator.name} authentication"
+                if clean:
+                    error = AuthFailed(f"{why}; its log may say why", reason="refused")
+            reason = Failure(error)
             text = f"handshake lost: {why}" if self._heard else SILENT
         else:
             text = f"{self._refusal}: {reason.getErrorMessage()}"
         self._on_settled()
         self._site.link_refused(self.peer_address, text)
+        if self._verdict is not None:
+            self._verdict.cancel()
         self._answer_opener(reason)
 
     # ILink
@@ -428,7 +438,8 @@ class LinkProtocol(Protocol):
             self._site.link_events(self, events)
         error = self._connection.error
         if error is not None and not self._closing:
-            self._refusal = "handshake"
+            mismatch = isinstance(error, AuthMismatch)
+            self._refusal = "authentication mismatch" if mismatch else "handshake"
             self._leave(PeerError(f"protocol error: {error}") if self._is_open else error)
 
     # Authentication
@@ -469,8 +480,9 @@ class LinkProtocol(Protocol):
         if self._closing:
             return
         if failure.check(AuthFailed):
-            self._refusal = "authentication"
-            self._leave(cast(Exception, failure.value))
+            error = cast(AuthFailed, failure.value)
+            self._refusal = f"authentication {error.reason}".rstrip()
+            self._leave(error)
         else:
             self._broken(failure)
 
@@ -482,10 +494,12 @@ class LinkProtocol(Protocol):
     def _answer_opener(self, result: Any) -> None:
         opened, self._opened = self._opened, None
         if opened is not None and not opened.called:
+        self._verdict = step
             opened.callback(result)
 
     def _too_late(self) -> None:
         self._deadline = None
+        self._verdict = None
         self._refusal = "handshake timeout"
         self.abort(f"not done after {self._handshake_seconds:g} s")
 
@@ -493,5 +507,6 @@ class LinkProtocol(Protocol):
         """No deadline, and no second to wait for."""
         for call in (self._deadline, self._second):
             if call is not None and call.active():
+        self._verdict = None
                 call.cancel()
         self._deadline = self._second = None
