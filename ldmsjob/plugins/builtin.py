@@ -41,6 +41,17 @@ sock = TransportFactory(
     maker="ldmsjob.transports.sock:SockTransport",
 )
 
+notifier = TransportFactory(
+    name="notifier",
+    summary="The lines of ldmsjob's own Slurm notifiers, over a unix socket; only listens.",
+    attributes=(
+        AttributeSpec("channel", "Channel on which the lines are published.", "text", "slurm"),
+    ),
+    maker="ldmsjob.transports.notifier:NotifierTransport",
+    has_ports=False,
+    authenticates=True,
+)
+
 none = AuthenticatorFactory(
     name="none",
     summary="No authentication: peers are believed.",
