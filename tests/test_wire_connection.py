@@ -405,6 +405,15 @@ class MessageTests(SynchronousTestCase):
         events = self.publish(pair, Publish("abc", b"12345\0", uid=5, gid=5))
         self.assertIsInstance(events[0], Message)
 
+    def test_groups_of_a_publisher(self):
+        """He may publish with any of his groups, and with no other: small messages and large."""
+        alice = Credential(5, 5, frozenset({6, 7}))
+        pair = LinkPair(credentials=(ROOT, alice))
+        for size in (10, 200_000):
+            for gid, expected in ((5, Message), (7, Message), (0, Refused), (8, Refused)):
+                events = self.publish(pair, Publish("abc", bytes(size), uid=5, gid=gid))
+                self.assertEqual([type(event) for event in events], [expected])
+
     def test_service_off_from_the_beginning(self):
         """Nothing is published to a peer that said so, nor does it read any."""
         pair = LinkPair(server={"messages_enabled": False})

@@ -157,6 +157,7 @@ class LinkProtocol(Protocol):
         self._passive = passive
         self._site = site
         self._authenticator = authenticator
+        self._identified = settings.identified
         self._clock = clock
         self._outbox = outbox
         self._stream = stream
@@ -180,6 +181,7 @@ class LinkProtocol(Protocol):
             peer_source=peer_source,
         )
         self._authentication: Any = None
+        self._verdict: Deferred[AuthStep] | None = None
         self._is_open = False
         self._closing = False
         self._heard = False
@@ -195,7 +197,6 @@ class LinkProtocol(Protocol):
 
     # Protocol
 
-        self._verdict: Deferred[AuthStep] | None = None
     def connectionMade(self) -> None:
         """Begin the handshake and its deadline."""
         transport = self._twisted
@@ -234,6 +235,8 @@ class LinkProtocol(Protocol):
         self._closing = True
         self._cancel_deadline()
         self._connection.close()
+        if self._verdict is not None:
+            self._verdict.cancel()
         self._tell_lost(reason)
         if self.rail is not None:
             self.rail.leave(self)
@@ -262,8 +265,6 @@ class LinkProtocol(Protocol):
             text = f"{self._refusal}: {reason.getErrorMessage()}"
         self._on_settled()
         self._site.link_refused(self.peer_address, text)
-        if self._verdict is not None:
-            self._verdict.cancel()
         self._answer_opener(reason)
 
     # ILink
@@ -423,6 +424,7 @@ class LinkProtocol(Protocol):
                     step = self._authentication.first()
                 else:
                     step = self._authentication.received(cast(AuthReceived, event).payload)
+                step = self._identified(step)
             except Exception:
                 self._authentication_failed(Failure())
                 return
@@ -466,10 +468,12 @@ class LinkProtocol(Protocol):
     def _await(self, step: Deferred[AuthStep]) -> None:
         """The verdict takes time: read nothing until it is there."""
         self._pause("authentication")
+        self._verdict = step
         step.addCallbacks(self._stepped, self._authentication_failed)
         step.addErrback(self._broken)
 
     def _stepped(self, step: AuthStep) -> None:
+        self._verdict = None
         if self._closing:
             return
         self._resume("authentication")
@@ -477,6 +481,7 @@ class LinkProtocol(Protocol):
             self._take(self._step(step))
 
     def _authentication_failed(self, failure: Failure) -> None:
+        self._verdict = None
         if self._closing:
             return
         if failure.check(AuthFailed):
@@ -494,12 +499,10 @@ class LinkProtocol(Protocol):
     def _answer_opener(self, result: Any) -> None:
         opened, self._opened = self._opened, None
         if opened is not None and not opened.called:
-        self._verdict = step
             opened.callback(result)
 
     def _too_late(self) -> None:
         self._deadline = None
-        self._verdict = None
         self._refusal = "handshake timeout"
         self.abort(f"not done after {self._handshake_seconds:g} s")
 
@@ -507,6 +510,5 @@ class LinkProtocol(Protocol):
         """No deadline, and no second to wait for."""
         for call in (self._deadline, self._second):
             if call is not None and call.active():
-        self._verdict = None
                 call.cancel()
         self._deadline = self._second = None
