@@ -94,11 +94,25 @@ class Outbox:
 
 
 class PlainStream:
-    """How a link treats its transport; other kinds of transport know more to do."""
+    """How a link treats its transport; other kinds of transport know more to do. One for each
+    link."""
+
+    peer_address = ""
+    """Where the peer is, for people, if only the connection tells it; from ``made`` on."""
 
     def made(self, transport: Any) -> str:
         """The connection is there: set it up. Returns our own address, for authenticators."""
         return ""
+
+    def objection(self, data: bytes) -> str:
+        """Why the peer's first bytes are not to be taken for LDMS: a word to count, a colon, a text
+        for people. Empty: no objection."""
+        return ""
+
+    def lost(self, reason: Failure) -> tuple[str, str] | None:
+        """What the stream knows of the reason for which the connection ended by itself: a word to
+        count and a text for people."""
+        return None
 
     def read(self, transport: Any) -> None:
         """A read has been dealt with."""
@@ -201,6 +215,7 @@ class LinkProtocol(Protocol):
         """Begin the handshake and its deadline."""
         transport = self._twisted
         local_address = self._stream.made(transport)
+        self.peer_address = self._stream.peer_address or self.peer_address
         transport.registerProducer(self, True)
         self._deadline = self._clock.callLater(self._handshake_seconds, self._too_late)
         self._authentication = self._authenticator.begin(
@@ -221,7 +236,13 @@ class LinkProtocol(Protocol):
         """Deal with one read: events to the site, then one write per link."""
         if self._closing:
             return
-        self._heard = True
+        if not self._heard:
+            self._heard = True
+            objection = self._stream.objection(data)
+            if objection:
+                self._refusal, _, text = objection.partition(": ")
+                self._leave(AuthFailed(text))
+                return
         with self._outbox:
             events = self._connection.receive_data(data, self._wall_clock_us())
             self._outbox.add(self)
@@ -244,6 +265,11 @@ class LinkProtocol(Protocol):
         self.transport = None
 
     def _tell_lost(self, reason: Failure) -> None:
+        if self._reason is None:
+            known = self._stream.lost(reason)
+            if known is not None:
+                self._refusal, why = known
+                self._reason = PeerError(": ".join(known)) if self._is_open else AuthFailed(why)
         if self._reason is not None:
             reason = Failure(self._reason)
         if self._is_open:
