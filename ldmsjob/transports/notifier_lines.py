@@ -155,9 +155,9 @@ class LineBook:
             try:
                 notifier = _decode(line).notifier
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                reason = _reason(error)
-                batch.refused[reason] = batch.refused.get(reason, 0) + 1
                 begin = line.rfind(_BEGIN) if mend else 0
+                reason = "torn" if begin > 0 else _reason(error)
+                batch.refused[reason] = batch.refused.get(reason, 0) + 1
                 if begin <= 0:
                     answers += REFUSED
                     continue
