@@ -5,6 +5,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# What the transport tls needs.
+TLS = ["cryptography>=42", "pyopenssl>=24", "service-identity>=23.1", "idna>=2.4"]
+
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(
     r'^__version__ = "([^"]+)"', (HERE / "ldmsjob" / "__init__.py").read_text("utf-8"), re.M
@@ -52,7 +55,9 @@ setup(
         "zope.interface>=6",
     ],
     extras_require={
+        "tls": TLS,
         "dev": [
+            *TLS,
             "build>=1",
             "hypothesis>=6.100",
             "mypy>=2.4,<2.5",  # the pair that works together

@@ -129,10 +129,13 @@ class _Subscriptions:
 
 @implementer(IJobManagerContext)
 class JobManagerContext(PluginContext):
-    """What a job manager gets. ``resource_manager`` and ``policy`` are set before it starts."""
+    """What a job manager gets. ``resource_manager``, ``policy`` and ``publishers`` are set before
+    it starts."""
 
     resource_manager: str = ""
     policy: JobSetPolicy
+    publishers: frozenset[int] = frozenset()
+    """Uids that it believes besides root and the daemon's user."""
 
     def __init__(self, core: Core, instance: str, logger: str) -> None:
         super().__init__(core, instance, logger)
@@ -140,7 +143,9 @@ class JobManagerContext(PluginContext):
 
     def subscribe(self, channel: str, receiver: Callable[[Message], None]) -> ISubscription:
         """See ``IJobManagerContext``."""
-        return self._subscriptions.add(self.core.hub.subscribe(channel, receiver, self.instance))
+        return self._subscriptions.add(
+            self.core.hub.subscribe(channel, receiver, self.instance, self.publishers)
+        )
 
     def apply(self, notice: Notice, received_time_us: int, *, origin: Origin = "message") -> None:
         """See ``IJobManagerContext``."""

@@ -48,11 +48,13 @@ from ldmsjob.journal.places import journal_path
 from ldmsjob.links import LinkSite
 from ldmsjob.loader import Loader, check_attributes
 from ldmsjob.logformat import Levels, LineObserver
+from ldmsjob.memberships import Memberships
 from ldmsjob.messages import MessageHub
 from ldmsjob.serving import SetService
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
+from ldmsjob.users import Users
 
 CANNOT_LISTEN = 7
 """Exit status when a listener cannot be opened, as in C."""
@@ -200,6 +202,8 @@ class Daemon(OrderedServices):
         )
         self.sets = SetService(self.registry, self.stats.child("sets"), turn, clock, now=monotonic)
         self.site = LinkSite(self.hub, self.stats.child("links"), turn, clock, sets=self.sets)
+        self.users = Users(clock, deferToThread)
+        self.memberships = Memberships(self.users, clock, self.stats.child("groups"), now=monotonic)
         self.settled = False
         self.pid_file: str | None = None
         self.exit_status = 0
@@ -271,6 +275,7 @@ class Daemon(OrderedServices):
             self.stats,
             self.core.daemon_name,
             monotonic=self._monotonic,
+            users=self.users,
             journal=journal,
         )
         self.settled = True
@@ -410,19 +415,28 @@ class Daemon(OrderedServices):
         self.endpoints.append(endpoint)
         return endpoint
 
-    def _add_listener(self, endpoint: Endpoint) -> None:
-        auth = self._default_auth
+    def _authenticator_of(self, endpoint: Endpoint) -> IAuthenticator | None:
+        """How peers of a listener authenticate; None: its transport knows who they are."""
         if endpoint.auth is not None:
-            auth = self._auths[endpoint.auth]
-        elif self.loader.find("transport", endpoint.xprt).authenticates:
-            auth = None
+            return self._auths[endpoint.auth]
+        if self.loader.find("transport", endpoint.xprt).authenticates:
+            return None
+        return self._default_auth
+
+    def _add_listener(self, endpoint: Endpoint) -> None:
+        auth = self._authenticator_of(endpoint)
         try:
             listener = endpoint.transport.listen(
                 endpoint.host,
                 endpoint.port,
                 self.site,
                 auth,
-                LinkSettings(lambda: self.hub.enabled, endpoint.quota, endpoint.rx_rate),
+                LinkSettings(
+                    lambda: self.hub.enabled,
+                    endpoint.quota,
+                    endpoint.rx_rate,
+                    self.memberships.identified,
+                ),
             )
         except ConfigError as error:
             error.where = error.where or endpoint.where
@@ -551,6 +565,24 @@ class Daemon(OrderedServices):
             endpoints=" ".join(map(str, self.endpoints)) or "without a listener",
             always=True,
         )
+        self._warn_of_open_listeners()
+
+    def _warn_of_open_listeners(self) -> None:
+        """Say what it means where peers are believed; also of listeners on this host alone, since
+        all its users can connect to those."""
+        believing = []
+        for endpoint in self.endpoints:
+            authenticator = self._authenticator_of(endpoint)
+            if authenticator is not None and authenticator.name in ("none", "naive"):
+                believing.append(f"{endpoint} ({authenticator.name})")
+        if believing:
+            self.log.warn(
+                "peers are believed without a proof: whoever can connect to {endpoints} may be"
+                " root, read every set and message, and start or end jobs here in anybody's name;"
+                " auth=munge asks who they are",
+                endpoints=", ".join(believing),
+                always=True,
+            )
 
     @inlineCallbacks
     def stopService(self) -> Any:

@@ -90,4 +90,12 @@ class PublishError(LdmsJobError):
 
 
 class AuthFailed(LdmsJobError):
-    """Authentication did not succeed; the text is fit for the log and holds no secret."""
+    """Authentication did not succeed; the text is fit for the log and holds no secret.
+
+    ``reason`` is what it is counted as: a word or two of a fixed vocabulary, such as ``expired``,
+    never anything that a peer has sent. Log lines are limited by it, too.
+    """
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -28,6 +28,7 @@ from ldmsjob.interfaces import AttributeSpec, IChannelJobManager
 from ldmsjob.jobsets import JOB_SET_ATTRIBUTES, JobSetPolicy
 from ldmsjob.loader import check_attributes
 from ldmsjob.sampling import Sampling
+from ldmsjob.users import parse_uids
 
 STOP_SECONDS = 5.0
 """How long a service may take to stop before it is named in the log and left."""
@@ -40,7 +41,18 @@ SUBSCRIBER_ATTRIBUTES = (
 )
 """What ``config`` of every subscriber accepts, whatever else it does."""
 
-_JOB_SET_NAMES = frozenset(spec.name for spec in JOB_SET_ATTRIBUTES)
+JOB_MANAGER_ATTRIBUTES = (
+    *JOB_SET_ATTRIBUTES,
+    AttributeSpec(
+        "publishers",
+        "Users or uids, with commas, whose messages count besides those of root and the daemon.",
+        "text",
+        "",
+    ),
+)
+"""What ``config`` of every job manager accepts, whatever else it does."""
+
+_JOB_MANAGER_NAMES = frozenset(spec.name for spec in JOB_MANAGER_ATTRIBUTES)
 
 
 class OrderedServices(MultiService):
@@ -242,23 +254,24 @@ class JobManagerInstance(PluginInstance):
         super().__init__(core, factory, name, context)
 
     def configure(self, given: Mapping[str, str | None], where: str) -> None:
-        """Take the attributes of `config`: those of job sets and the plugin's own."""
+        """Take the attributes of `config`: those of every job manager and the plugin's own."""
         if self.wanted or self.state in ("starting", "started", "stopping"):
             raise self._error(
                 "config", errno.EBUSY, "it is started", f"jobmgr_stop name={self.name}"
             )
         subject = f"plugin '{self.factory.name}'"
         declared = {spec.name for spec in self.factory.attributes}
-        for_sets = {n: v for n, v in given.items() if n in _JOB_SET_NAMES - declared}
-        for_plugin = {n: v for n, v in given.items() if n not in for_sets}
+        for_all = {n: v for n, v in given.items() if n in _JOB_MANAGER_NAMES - declared}
+        for_plugin = {n: v for n, v in given.items() if n not in for_all}
         attributes = check_attributes(
-            self.factory.attributes, for_plugin, subject, also=_JOB_SET_NAMES
+            self.factory.attributes, for_plugin, subject, also=_JOB_MANAGER_NAMES
         )
-        policy = JobSetPolicy.from_attributes(
-            check_attributes(JOB_SET_ATTRIBUTES, for_sets, subject)
-        )
+        common = check_attributes(JOB_MANAGER_ATTRIBUTES, for_all, subject)
+        policy = JobSetPolicy.from_attributes(common)
+        publishers = parse_uids("publishers", common["publishers"])
         self._call("config", lambda: self.plugin.configure(attributes))
         self.context.policy = policy
+        self.context.publishers = publishers
         self._policies.append(policy)
         self.state = "configured"
         self.where = where

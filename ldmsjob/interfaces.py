@@ -430,6 +430,10 @@ SILENT = "closed without a word"
 """Why a connection was not opened over which nothing came: somebody only looked who listens."""
 
 
+def _as_it_is(step: AuthStep | Deferred[AuthStep]) -> AuthStep | Deferred[AuthStep]:
+    return step
+
+
 @dataclass(frozen=True)
 class LinkSettings:
     """What a listener or an outgoing connection says of itself."""
@@ -440,6 +444,9 @@ class LinkSettings:
     """Bytes of messages that one peer may have under way to us; -1 = unlimited."""
     rx_rate: int = -1
     """Bytes of messages per second that we want from one peer; -1 = unlimited."""
+    identified: Callable[[AuthStep | Deferred[AuthStep]], AuthStep | Deferred[AuthStep]] = _as_it_is
+    """Called with what each step of an authentication gave, for what is to be known of a peer
+    besides what it proves. A transport that knows its peers by other means calls it likewise."""
 
 
 class ITransport(IConfigurable):
@@ -502,9 +509,23 @@ class IAuthenticator(IConfigurable):
         """A conversation. ``passive``: the peer connected to us."""
 
 
+class ICheckedAuthenticator(IAuthenticator):
+    """An authenticator that can be tried before any peer comes. One that provides
+    ``IAuthenticator`` alone works as well: what is wrong with it shows with the first peer."""
+
+    def check() -> str:
+        """Try what authentication will need, for `--check`: called once, behind ``configure``.
+
+        Returns one line that says what works, fit for users; raises ``ConfigError`` for what does
+        not. The reactor does not run: it may block, for some seconds at most, and must change
+        nothing.
+        """
+
+
 class IAuthentication(Interface):
     """One conversation. Both calls may answer at once or with a Deferred, and fail (raise, or
-    errback) with ``AuthFailed``. The link reads nothing while a Deferred has not fired."""
+    errback) with ``AuthFailed``. The link reads nothing while a Deferred has not fired, and cancels
+    it when it closes before."""
 
     def first() -> AuthStep | Deferred[AuthStep]:
         """What to send unasked when the link is up."""

@@ -53,7 +53,7 @@ JOB_SET_ATTRIBUTES = (
         "tasks", "Tasks that a job set has room for at first.", "integer", str(DEFAULT_TASKS)
     ),
 )
-"""What ``config`` of every job manager accepts, whatever else it does."""
+"""How the sets of a job manager are made."""
 
 
 def job_set_schema(task_budget: int = 4096) -> Schema:

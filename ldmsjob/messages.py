@@ -12,21 +12,22 @@ becomes of the message.
 from __future__ import annotations
 
 import errno
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ldmsjob.credentials import READ, InGroup, may_access, no_secondary_groups
 from ldmsjob.ere import Ere, EreError, size_of
 from ldmsjob.errors import PLUGIN_FAULTS, ChannelTaken, ConfigError, PublishError
 from ldmsjob.heldcredit import PAUSE_BYTES, Held, HeldCredit
 from ldmsjob.interfaces import ILink, IRail, ISubscription
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.outlets import MAX_COMPILES, Outlet, Route, Subscriber, Wish
+from ldmsjob.permissions import READ, may_access, trusted_publishers
 from ldmsjob.wire.events import (
     JSON,
     MAX_HOPS,
@@ -56,13 +57,21 @@ MAX_ROUTES = 1024
 class _LocalSubscription:
     """The one receiver in this process of one channel."""
 
-    __slots__ = ("_hub", "channel", "owner", "receiver")
+    __slots__ = ("_hub", "channel", "owner", "publishers", "receiver")
 
-    def __init__(self, hub: MessageHub, channel: str, receiver: Receiver, owner: str) -> None:
+    def __init__(
+        self,
+        hub: MessageHub,
+        channel: str,
+        receiver: Receiver,
+        owner: str,
+        publishers: frozenset[int],
+    ) -> None:
         self._hub = hub
         self.channel = channel
         self.receiver = receiver
         self.owner = owner
+        self.publishers = publishers
 
     def close(self) -> Deferred[None]:
         """Receive no more from now on."""
@@ -74,8 +83,8 @@ class MessageHub:
     """Channels, subscribers and what waits for them.
 
     Starts disabled, like ``ldmsd``. ``now`` gives monotonic seconds, for log limits only;
-    ``wall_clock_us`` is what the rates of subscriptions go by.
-    ``in_group(uid, gid)`` tells of secondary groups of peers; it must not block.
+    ``wall_clock_us`` is what the rates of subscriptions go by. ``own_uid`` is whom this process
+    runs as, by default its effective uid.
     """
 
     log = Logger(namespace="ldmsd")
@@ -87,7 +96,7 @@ class MessageHub:
         *,
         now: Callable[[], float] = time.monotonic,
         wall_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
-        in_group: InGroup = no_secondary_groups,
+        own_uid: int | None = None,
         max_queue_bytes: int = MAX_QUEUE_BYTES,
         pause_bytes: int = PAUSE_BYTES,
     ) -> None:
@@ -95,7 +104,7 @@ class MessageHub:
         self._stats = stats
         self._limited = LimitedLog(self.log, now=now)
         self._wall_clock_us = wall_clock_us
-        self._in_group = in_group
+        self._own_uid = os.geteuid() if own_uid is None else own_uid
         self._max_queue_bytes = max_queue_bytes
         self._locals: dict[str, _LocalSubscription] = {}
         self._subscribers: dict[ILink | IRail, Subscriber] = {}
@@ -121,8 +130,11 @@ class MessageHub:
 
     # Receivers in this process
 
-    def subscribe(self, channel: str, receiver: Receiver, owner: str) -> ISubscription:
-        """Call ``receiver`` with each message of exactly that channel.
+    def subscribe(
+        self, channel: str, receiver: Receiver, owner: str, publishers: Iterable[int] = ()
+    ) -> ISubscription:
+        """Call ``receiver`` with each message of exactly that channel that root, the user of this
+        process or one of the uids ``publishers`` has published.
 
         ``owner`` is the name of the plugin instance, for messages to people. Raises
         ``ChannelTaken`` when the channel has a receiver, ``ConfigError`` with rc 95 when the
@@ -137,7 +149,8 @@ class MessageHub:
         taken = self._locals.get(channel)
         if taken is not None:
             raise ChannelTaken(f"{taken.owner} already receives channel {channel!r}")
-        subscription = _LocalSubscription(self, channel, receiver, owner)
+        trusted = trusted_publishers(self._own_uid, publishers)
+        subscription = _LocalSubscription(self, channel, receiver, owner, trusted)
         self._locals[channel] = subscription
         self._routes.clear()
         return subscription
@@ -238,10 +251,13 @@ class MessageHub:
             route = self._find_route(message.channel)
         local = route.local
         if local is not None:
-            try:
-                local.receiver(message)
-            except PLUGIN_FAULTS:
-                self._receiver_failed(local)
+            if message.uid in local.publishers:
+                try:
+                    local.receiver(message)
+                except PLUGIN_FAULTS:
+                    self._receiver_failed(local)
+            else:
+                self._publisher_refused(local, message.uid, origin.peer_address)
         if not route.outlets and not route.wishes:
             return True
         if message.hop_count > MAX_HOPS:
@@ -298,10 +314,13 @@ class MessageHub:
         route = self._find_route(channel)
         local = route.local
         if local is not None:
-            try:
-                local.receiver(message)
-            except PLUGIN_FAULTS:
-                self._receiver_failed(local)
+            if uid in local.publishers:
+                try:
+                    local.receiver(message)
+                except PLUGIN_FAULTS:
+                    self._receiver_failed(local)
+            else:
+                self._publisher_refused(local, uid, "this process")
         command = Publish(channel=channel, data=data, kind=kind, uid=uid, gid=gid, perm=perm)
         self._hand_out(route, command, message, None)
 
@@ -322,6 +341,18 @@ class MessageHub:
                 self._routes.clear()
             self._routes[channel] = route
         return route
+
+    def _publisher_refused(self, local: _LocalSubscription, uid: int, peer: str) -> None:
+        self._stats.add("publisher_refused")
+        self._limited.warn(
+            f"publisher {local.owner}",
+            "message of uid {uid} on channel {channel} kept from {owner}, whose publishers= does"
+            " not name that uid; it came from {peer}",
+            uid=uid,
+            channel=local.channel,
+            owner=local.owner,
+            peer=peer,
+        )
 
     def _receiver_failed(self, local: _LocalSubscription) -> None:
         self._stats.add("receiver_failures")
@@ -346,9 +377,7 @@ class MessageHub:
             link = outlet.link
             if link is origin:
                 continue
-            if not may_access(
-                link.credential, message.uid, message.gid, message.perm, READ, self._in_group
-            ):
+            if not may_access(link.credential, message.uid, message.gid, message.perm, READ):
                 self._stats.add("forward_denied")
             elif not outlet.queue and link.can_publish(size):
                 self._send(outlet, command)
@@ -369,9 +398,7 @@ class MessageHub:
         if outlet.open:
             self._outlets[link] = outlet
         window, data_bytes = wish.window, len(message.image) - message.body_offset
-        if not may_access(
-            link.credential, message.uid, message.gid, message.perm, READ, self._in_group
-        ):
+        if not may_access(link.credential, message.uid, message.gid, message.perm, READ):
             self._stats.add("forward_denied")
         elif window is not None and not window.take(data_bytes, self._wall_clock_us()):
             self._stats.add("dropped_rate")

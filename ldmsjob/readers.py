@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ldmsjob.credentials import READ, InGroup, may_access
 from ldmsjob.ere import EreError
 from ldmsjob.grants import Grant
+from ldmsjob.permissions import READ, may_access
 from ldmsjob.searches import Search
 from ldmsjob.setdescription import directory_entry, info_of
 from ldmsjob.wire.setevents import (
@@ -75,7 +75,6 @@ class Reader:
         link: ILink,
         registry: SetRegistry,
         stats: IStats,
-        in_group: InGroup,
         departures: Departures,
         *,
         granted: Callable[[Grant], None],
@@ -91,7 +90,6 @@ class Reader:
         """Of this turn's slice."""
         self._registry = registry
         self._stats = stats
-        self._in_group = in_group
         self._granted = granted
         self._wishes_changed = wishes_changed
         self._deletion_settled = deletion_settled
@@ -171,12 +169,7 @@ class Reader:
 
     def _may_read(self, metric_set: MetricSet) -> bool:
         return may_access(
-            self.link.credential,
-            metric_set.uid,
-            metric_set.gid,
-            metric_set.perm,
-            READ,
-            self._in_group,
+            self.link.credential, metric_set.uid, metric_set.gid, metric_set.perm, READ
         )
 
     # Directory
@@ -348,7 +341,11 @@ class Reader:
         grant.push_id = event.push_id
         grant.on_change = event.on_change
         grant.pushed_meta_gn = 0
-        self._wishes_changed(grant)
+        if self._may_read(grant.metric_set):
+            self._wishes_changed(grant)
+        else:
+            self._stats.add("refused.push")
+            self._push_no_longer(grant)
 
     def _push_cancelled(self, event: PushCancelled) -> None:
         grant = self._by_set_id.get(event.set_id)
@@ -394,7 +391,7 @@ class Reader:
 
     def _notify_wanted(self, event: NotifyWanted) -> None:
         grant = self._by_set_id.get(event.set_id)
-        if grant is None:
+        if grant is None or not self._may_read(grant.metric_set):
             self._stats.add("refused.notify")
             return
         grant.notify = event

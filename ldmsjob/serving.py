@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ldmsjob.credentials import InGroup, no_secondary_groups
 from ldmsjob.departures import Departures
 from ldmsjob.grants import Grant
 from ldmsjob.readers import Reader
@@ -60,8 +59,7 @@ EVENTS: tuple[type[Any], ...] = (
 class SetService:
     """Answers what links ask about the sets of a registry, and tells them of changes.
 
-    ``in_group(uid, gid)`` tells of secondary groups of peers; it must not block. ``now`` gives
-    monotonic seconds; ``clock`` makes the calls.
+    ``now`` gives monotonic seconds; ``clock`` makes the calls.
 
     Counters: ``directories``, ``directory_updates``, ``lookups``, ``lookups_failed``,
     ``announced``, ``reads``, ``read_bytes``, ``reads_refused.<status>``, ``pushes``,
@@ -76,7 +74,6 @@ class SetService:
         turn: Turn,
         clock: IReactorTime,
         *,
-        in_group: InGroup = no_secondary_groups,
         now: Callable[[], float] = time.monotonic,
         delete_seconds: float = DELETE_SECONDS,
     ) -> None:
@@ -84,7 +81,6 @@ class SetService:
         self._stats = stats
         self._turn = turn
         self._clock = clock
-        self._in_group = in_group
         self._now = now
         self._delete_seconds = delete_seconds
         self._readers: dict[ILink, Reader] = {}
@@ -184,7 +180,6 @@ class SetService:
             link,
             self._registry,
             self._stats,
-            self._in_group,
             departures,
             granted=self._granted,
             wishes_changed=self._wishes_changed,

@@ -81,7 +81,7 @@ class ToolTestCase(SynchronousTestCase):
 
     def receive(self, channel: str) -> None:
         """Have the daemon itself receive a channel."""
-        self.hub.subscribe(channel, self.got.append, owner="test")
+        self.hub.subscribe(channel, self.got.append, owner="test", publishers=[7])
 
     def publish(self, *argv: str) -> Deferred[int]:
         """Run ``publish``."""

@@ -162,9 +162,36 @@ class DaemonTests(SynchronousTestCase):
         self.rig.start()
         self.successResultOf(self.rig.stop())
         always = [event for event in events if event.get("always")]
-        self.assertEqual([event["log_level"] for event in always], [LogLevel.info] * 2)
+        levels = [LogLevel.info, LogLevel.warn, LogLevel.info]
+        self.assertEqual([event["log_level"] for event in always], levels)
         self.assertIn("ready", always[0]["log_format"])
-        self.assertEqual(always[1]["rc"], 0)
+        self.assertEqual(always[2]["rc"], 0)
+
+    def test_open_listeners(self):
+        """Where peers are believed, that is said once, of those listeners alone."""
+        events = []
+        self.patch(type(self.daemon), "log", Logger(observer=events.append))
+        secret = self.rig.file("secretword=not-to-be-guessed\n")
+        os.chmod(secret, 0o600)
+        self.rig.read(
+            f"auth_add name=word plugin=ovis conf={os.path.abspath(secret)}\n"
+            "auth_add name=claim plugin=naive\n"
+            "listen xprt=wire port=1 auth=word\nlisten xprt=wire port=2 host=localhost\n"
+            "listen xprt=wire port=3\nlisten xprt=wire port=4 auth=claim\n"
+        )
+        self.rig.start()
+        (line,) = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+        for word in ("wire:2:localhost (none), wire:3 (none), wire:4 (naive) may be root", "munge"):
+            self.assertIn(word, line)
+        self.assertNotIn("wire:1", line)
+
+    def test_no_open_listeners(self):
+        """Without such a listener nothing is said."""
+        events = []
+        self.patch(type(self.daemon), "log", Logger(observer=events.append))
+        self.rig.read("daemon_name name=x\n")
+        self.rig.start()
+        self.assertNotIn(LogLevel.warn, [event["log_level"] for event in events])
 
     def test_counters_are_told_at_the_end(self):
         """One INFO line for each group that has counted anything, before the last line."""

@@ -257,6 +257,24 @@ class JobManagerTests(SynchronousTestCase):
         self.assertIn("linger", self.fails("config name=a linger=soon", 22).message)
         self.assertIn("owner", self.fails("config name=a owner=me", 22).message)
 
+    def test_publishers(self):
+        """Are looked up at once, kept from the plugin, and its subscriptions go by them."""
+        self.rig.read(LOADED)
+        error = self.fails("config name=a publishers=7,no-such-user", 22)
+        self.assertIn("no user 'no-such-user'", error.message)
+        self.rig.run("config name=a publishers=7,root,1000000")
+        plugin = self.rig.plugin("a")
+        self.assertEqual(plugin.calls, [("configure", {"colour": "red"})])
+        got = []
+        plugin.context.subscribe("slurm", got.append)
+        for uid in (0, 7, 8, 1000000):
+            self.rig.daemon.hub.publish("slurm", b"{}", uid=uid)
+        self.assertEqual([message.uid for message in got], [0, 7, 1000000])
+        self.rig.run("config name=a")
+        plugin.context.subscribe("other", got.append)
+        self.rig.daemon.hub.publish("other", b"{}", uid=7)
+        self.assertEqual(len(got), 3)
+
     def test_term_drops_job_sets(self):
         """When a stopped job manager is removed, its jobs and sets go at once."""
         self.rig.read(STARTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -13,6 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from twisted.internet.task import Clock
+from twisted.logger import Logger, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -131,9 +133,39 @@ class LocalReceiverTests(HubTestCase):
     def test_permission_bits_are_not_for_local_receivers(self) -> None:
         """What this process receives is its own: permission bits guard forwarding only."""
         got: list[Message] = []
-        self.hub.subscribe("slurm", got.append, owner="j1")
+        self.hub.subscribe("slurm", got.append, owner="j1", publishers=[5])
         self.hub.deliver(message(uid=5, gid=5, perm=0), self.publisher)
         self.assertEqual(len(got), 1)
+
+    def test_publishers(self) -> None:
+        """A receiver gets messages of root, of this process's user and of those it names; others
+        are counted and logged by uid and channel, at a limited rate. Peers get them all."""
+        lines: list[str] = []
+        observer: Any = lambda event: lines.append(formatEvent(event))  # noqa: E731
+        self.patch(MessageHub, "log", Logger(observer=observer))
+        self.hub = MessageHub(self.stats, self.turn, now=self.clock.seconds, own_uid=7)
+        self.hub.enable()
+        got: list[Message] = []
+        self.hub.subscribe("slurm", got.append, owner="j1", publishers=[8, 9])
+        subscriber = self.subscriber()
+        for number, uid in enumerate((0, 7, 8, 9, 10, 10, 2**32 - 1)):
+            each = message(uid=uid, number=number)
+            self.assertTrue(self.hub.deliver(each, self.publisher))
+        self.assertEqual([each.uid for each in got], [0, 7, 8, 9])
+        self.assertEqual(len(subscriber.numbers), 7)
+        self.assertEqual(self.stats.get("publisher_refused"), 3)
+        self.assertEqual(len(lines), 1)
+        for word in ("uid 10", "channel slurm", "j1", "publisher"):
+            self.assertIn(word, lines[0])
+
+    def test_publishers_of_this_process(self) -> None:
+        """The same holds for what this process publishes in somebody's name."""
+        got: list[Message] = []
+        self.hub.subscribe("slurm", got.append, owner="j1", publishers=[8])
+        for uid in (0, 8, 9):
+            self.hub.publish("slurm", b"{}", uid=uid)
+        self.assertEqual([each.uid for each in got], [0, 8])
+        self.assertEqual(self.stats.get("publisher_refused"), 1)
 
 
 class SubscriptionTests(HubTestCase):
@@ -280,13 +312,9 @@ class ForwardTests(HubTestCase):
         self.assertEqual(root.numbers, [0, 1, 2, 3])
         self.assertEqual(self.stats.get("forward_denied"), 7)
 
-    def test_secondary_groups_are_asked_for(self) -> None:
-        """The group look-up that the hub was given decides about secondary groups."""
-        self.hub = MessageHub(
-            self.stats, self.turn, in_group=lambda uid, gid: (uid, gid) == (102, 200)
-        )
-        self.hub.enable()
-        link = self.subscriber(credential=Credential(102, 2))
+    def test_supplementary_groups(self) -> None:
+        """Any group of a link's user will do."""
+        link = self.subscriber(credential=Credential(102, 2, frozenset({200})))
         self.hub.deliver(message(uid=100, gid=200, perm=0o040), self.publisher)
         self.assertEqual(len(link.sent), 1)
 
@@ -323,7 +351,7 @@ class PublishTests(HubTestCase):
     def test_reaches_receiver_and_links(self) -> None:
         """A message published here reaches the local receiver and the subscribed links."""
         got: list[Message] = []
-        self.hub.subscribe("out", got.append, owner="j1")
+        self.hub.subscribe("out", got.append, owner="j1", publishers=[3])
         link = self.subscriber("out")
         self.hub.publish("out", b'{"a": 1}', uid=3, gid=4, perm=0o444)
         self.assertEqual(got[0].body, b'{"a": 1}')

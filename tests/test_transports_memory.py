@@ -133,7 +133,10 @@ class OpeningTests(PairTestCase):
         """Both sides learn that they do not agree on a way to authenticate; no link opens."""
         self.pair(right_authenticator=WordsAuthenticator([], [])).settle()
         self.assertEqual((self.left.calls, self.right.calls), (["refused"], ["refused"]))
-        self.assertTrue(self.left.refused[0][1].startswith("handshake: "), self.left.refused)
+        self.assertEqual(
+            self.left.refused[0][1],
+            "authentication mismatch: Auth mismatch: the peer's is 'words', ours 'none'",
+        )
         self.assertIn("Auth mismatch", self.right.refused[0][1])
 
     def test_deadline(self) -> None:

@@ -6,12 +6,20 @@ import os
 import pwd
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ldmsjob.errors import ConfigError
 from ldmsjob.facts import JobFacts
-from ldmsjob.users import CACHE_SIZE, FAILED_SECONDS, FOUND_SECONDS, Users
+from ldmsjob.users import (
+    CACHE_SIZE,
+    FAILED_SECONDS,
+    FOUND_SECONDS,
+    MAX_THREADS,
+    Users,
+    parse_uids,
+)
 
 NAMES = {0: "root", 1000: "alice"}
 IDS = {"root": (0, 0), "alice": (1000, 100)}
@@ -91,6 +99,38 @@ class UsersTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(first), "alice")
         self.assertEqual(self.successResultOf(second), "alice")
 
+    def test_who_waits_no_longer(self) -> None:
+        """Cancelling takes one out of those who wait; the others get their answer."""
+        pending: list[Deferred[Any]] = []
+
+        def in_thread(function: Any, question: Any) -> Deferred[Any]:
+            pending.append(Deferred())
+            return pending[-1]
+
+        users = self.make(in_thread)
+        gone, stays = users.name(1000), users.name(1000)
+        gone.cancel()
+        self.failureResultOf(gone, CancelledError)
+        pending[0].callback("alice")
+        self.assertEqual(self.successResultOf(stays), "alice")
+
+    def test_threads_are_bounded(self) -> None:
+        """Lookups that hang take a few threads and no more; what waits goes on when one ends."""
+        pending: list[Deferred[Any]] = []
+
+        def in_thread(function: Any, question: Any) -> Deferred[Any]:
+            pending.append(Deferred())
+            return pending[-1]
+
+        users = self.make(in_thread)
+        names = [users.name(uid) for uid in range(MAX_THREADS + 1)]
+        self.assertEqual(len(pending), MAX_THREADS)
+        pending[0].errback(OSError("at last"))
+        self.assertIsNone(self.successResultOf(names[0]))
+        self.assertEqual(len(pending), MAX_THREADS + 1)
+        pending[-1].callback("somebody")
+        self.assertEqual(self.successResultOf(names[-1]), "somebody")
+
     def test_memory_is_bounded(self) -> None:
         """Of too many answers the oldest go."""
         for uid in range(CACHE_SIZE + 1):
@@ -120,5 +160,40 @@ class UsersTests(SynchronousTestCase):
         me = pwd.getpwuid(os.getuid())
         self.assertEqual(self.successResultOf(users.name(me.pw_uid)), me.pw_name)
         self.assertEqual(self.successResultOf(users.ids(me.pw_name)), (me.pw_uid, me.pw_gid))
+        groups = self.successResultOf(users.groups(me.pw_uid))
+        assert groups is not None
+        self.assertIn(me.pw_gid, groups)
+        self.assertIsNone(self.successResultOf(users.groups(2**32 - 2)))
         self.assertIsNone(self.successResultOf(users.name(2**32 - 2)))
         self.assertIsNone(self.successResultOf(users.ids("no such\0user")))
+
+
+class ParseUidsTests(SynchronousTestCase):
+    """Lists of users in a configuration."""
+
+    def test_names_and_uids(self) -> None:
+        """Either, with commas and any blanks between them."""
+        for text, uids in (
+            ("", set()),
+            (" ", set()),
+            ("1000", {1000}),
+            ("alice", {1000}),
+            ("alice, root,7 ,7", {1000, 0, 7}),
+            (str(2**32 - 2), {2**32 - 2}),
+        ):
+            self.assertEqual(parse_uids("publishers", text, IDS.get), uids, text)
+
+    def test_mistakes(self) -> None:
+        """What is no user is named, together with its attribute."""
+        for text, word in (
+            ("bob", "'bob'"),
+            ("alice,bob", "'bob'"),
+            ("alice,", "''"),
+            (",", "''"),
+            ("-1", "'-1'"),
+            (str(2**32 - 1), f"'{2**32 - 1}'"),
+            ("\u0661", "'\u0661'"),
+        ):
+            error = self.assertRaises(ConfigError, parse_uids, "publishers", text, IDS.get)
+            self.assertIn(f"publishers={text}", str(error))
+            self.assertIn(f"no user {word}", str(error))

@@ -95,11 +95,15 @@ class HandshakeTests(SynchronousTestCase):
 
     def test_refusals_are_told(self):
         """The peer reads why, and both sides know that it is over."""
-        for client, server, text in (({"auth_name": "munge"}, {}, "Auth mismatch"),):
-            pair = LinkPair(client, server)
-            self.assertEqual(str(pair.server.error), text)
-            self.assertEqual(str(pair.client.error), f"the peer rejected the connection: {text}")
-            self.assertEqual(pair.events[pair.client] + pair.events[pair.server], [])
+        pair = LinkPair({"auth_name": "munge"}, {})
+        self.assertEqual(
+            str(pair.server.error), "Auth mismatch: the peer's is 'munge', ours 'none'"
+        )
+        self.assertEqual(
+            str(pair.client.error),
+            "the peer rejected the connection: Auth mismatch: ours is 'munge'",
+        )
+        self.assertEqual(pair.events[pair.client] + pair.events[pair.server], [])
 
     def test_wrong_answer(self):
         """The active side wants the same version and way to authenticate too."""
@@ -107,7 +111,7 @@ class HandshakeTests(SynchronousTestCase):
         client.connect()
         answer = hello(auth="munge")[36:]
         self.assertEqual(client.receive_data(zap.counted_frame(zap.ACCEPTED, answer), NOW), [])
-        self.assertEqual(str(client.error), "Auth mismatch")
+        self.assertEqual(str(client.error), "Auth mismatch: the peer's is 'munge', ours 'none'")
 
     def test_frames_out_of_place(self):
         """What is not the next step of the handshake ends the connection without an answer."""
@@ -400,6 +404,15 @@ class MessageTests(SynchronousTestCase):
         self.assertTrue(pair.client.can_publish(10))
         events = self.publish(pair, Publish("abc", b"12345\0", uid=5, gid=5))
         self.assertIsInstance(events[0], Message)
+
+    def test_groups_of_a_publisher(self):
+        """He may publish with any of his groups, and with no other: small messages and large."""
+        alice = Credential(5, 5, frozenset({6, 7}))
+        pair = LinkPair(credentials=(ROOT, alice))
+        for size in (10, 200_000):
+            for gid, expected in ((5, Message), (7, Message), (0, Refused), (8, Refused)):
+                events = self.publish(pair, Publish("abc", bytes(size), uid=5, gid=gid))
+                self.assertEqual([type(event) for event in events], [expected])
 
     def test_service_off_from_the_beginning(self):
         """Nothing is published to a peer that said so, nor does it read any."""

@@ -65,7 +65,17 @@ class ConnectionMessageTests(SynchronousTestCase):
         ]
         for message, text in table:
             error = self.assertRaises(xprt.ConnectionRefused, xprt.read_connect, message, "none")
-            self.assertEqual(str(error), text)
+            self.assertEqual(error.answer, text)
+
+    def test_authentication_mismatch(self):
+        """Our side is told both names, with nothing in them that a terminal or log would mind."""
+        message = changed(auth=b"\x1b[1m\nm\xff'".ljust(16, b"\0"))
+        error = self.assertRaises(xprt.AuthMismatch, xprt.read_connect, message, "none")
+        self.assertEqual(error.answer, "Auth mismatch")
+        self.assertEqual(
+            str(error),
+            "Auth mismatch: the peer's is \"\\x1b[1m\\nm\\xff'\", ours 'none'",
+        )
 
     def test_what_follows_the_name_does_not_count(self):
         """The name of the way to authenticate ends at its NUL."""

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ldmsjob.instances import SUBSCRIBER_ATTRIBUTES
+from ldmsjob.instances import JOB_MANAGER_ATTRIBUTES, SUBSCRIBER_ATTRIBUTES
 from ldmsjob.interfaces import (
     AttributeSpec,
     IJobManagerFactory,
     ISamplerFactory,
     ISubscriberFactory,
 )
-from ldmsjob.jobsets import JOB_SET_ATTRIBUTES
 from ldmsjob.loader import KINDS, Loader
 
 
@@ -96,7 +95,7 @@ def usage(factory: Any, kind: str, path: str) -> str:
     lines += _attribute_lines("Attributes:", factory.attributes)
     if word == "job manager":
         declared = {spec.name for spec in factory.attributes}
-        others = [spec for spec in JOB_SET_ATTRIBUTES if spec.name not in declared]
+        others = [spec for spec in JOB_MANAGER_ATTRIBUTES if spec.name not in declared]
         lines += _attribute_lines("Attributes of every job manager:", others)
     elif word == "subscriber":
         lines += _attribute_lines("Attributes of every subscriber:", SUBSCRIBER_ATTRIBUTES)

@@ -34,6 +34,7 @@ from ldmsjob.wire.events import (
     WireEvent,
 )
 from ldmsjob.wire.rates import SECOND_US, us_to_next_second
+from ldmsjob.wire.xprt import AuthMismatch
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -93,11 +94,25 @@ class Outbox:
 
 
 class PlainStream:
-    """How a link treats its transport; other kinds of transport know more to do."""
+    """How a link treats its transport; other kinds of transport know more to do. One for each
+    link."""
+
+    peer_address = ""
+    """Where the peer is, for people, if only the connection tells it; from ``made`` on."""
 
     def made(self, transport: Any) -> str:
         """The connection is there: set it up. Returns our own address, for authenticators."""
         return ""
+
+    def objection(self, data: bytes) -> str:
+        """Why the peer's first bytes are not to be taken for LDMS: a word to count, a colon, a text
+        for people. Empty: no objection."""
+        return ""
+
+    def lost(self, reason: Failure) -> tuple[str, str] | None:
+        """What the stream knows of the reason for which the connection ended by itself: a word to
+        count and a text for people."""
+        return None
 
     def read(self, transport: Any) -> None:
         """A read has been dealt with."""
@@ -156,6 +171,7 @@ class LinkProtocol(Protocol):
         self._passive = passive
         self._site = site
         self._authenticator = authenticator
+        self._identified = settings.identified
         self._clock = clock
         self._outbox = outbox
         self._stream = stream
@@ -179,6 +195,7 @@ class LinkProtocol(Protocol):
             peer_source=peer_source,
         )
         self._authentication: Any = None
+        self._verdict: Deferred[AuthStep] | None = None
         self._is_open = False
         self._closing = False
         self._heard = False
@@ -198,6 +215,7 @@ class LinkProtocol(Protocol):
         """Begin the handshake and its deadline."""
         transport = self._twisted
         local_address = self._stream.made(transport)
+        self.peer_address = self._stream.peer_address or self.peer_address
         transport.registerProducer(self, True)
         self._deadline = self._clock.callLater(self._handshake_seconds, self._too_late)
         self._authentication = self._authenticator.begin(
@@ -218,7 +236,13 @@ class LinkProtocol(Protocol):
         """Deal with one read: events to the site, then one write per link."""
         if self._closing:
             return
-        self._heard = True
+        if not self._heard:
+            self._heard = True
+            objection = self._stream.objection(data)
+            if objection:
+                self._refusal, _, text = objection.partition(": ")
+                self._leave(AuthFailed(text))
+                return
         with self._outbox:
             events = self._connection.receive_data(data, self._wall_clock_us())
             self._outbox.add(self)
@@ -232,6 +256,8 @@ class LinkProtocol(Protocol):
         self._closing = True
         self._cancel_deadline()
         self._connection.close()
+        if self._verdict is not None:
+            self._verdict.cancel()
         self._tell_lost(reason)
         if self.rail is not None:
             self.rail.leave(self)
@@ -239,6 +265,11 @@ class LinkProtocol(Protocol):
         self.transport = None
 
     def _tell_lost(self, reason: Failure) -> None:
+        if self._reason is None:
+            known = self._stream.lost(reason)
+            if known is not None:
+                self._refusal, why = known
+                self._reason = PeerError(": ".join(known)) if self._is_open else AuthFailed(why)
         if self._reason is not None:
             reason = Failure(self._reason)
         if self._is_open:
@@ -248,7 +279,13 @@ class LinkProtocol(Protocol):
         if self._reason is None:
             clean = reason.check(ConnectionDone)
             why = "closed by the peer" if clean else reason.getErrorMessage()
-            reason = Failure(PeerError(f"the connection was lost in the handshake: {why}"))
+            error: Exception = PeerError(f"the connection was lost in the handshake: {why}")
+            if self._connection.peer is not None:
+                # Neither side says why it refuses the other.
+                why = f"{why} during {self._authenticator.name} authentication"
+                if clean:
+                    error = AuthFailed(f"{why}; its log may say why", reason="refused")
+            reason = Failure(error)
             text = f"handshake lost: {why}" if self._heard else SILENT
         else:
             text = f"{self._refusal}: {reason.getErrorMessage()}"
@@ -413,6 +450,7 @@ class LinkProtocol(Protocol):
                     step = self._authentication.first()
                 else:
                     step = self._authentication.received(cast(AuthReceived, event).payload)
+                step = self._identified(step)
             except Exception:
                 self._authentication_failed(Failure())
                 return
@@ -428,7 +466,8 @@ class LinkProtocol(Protocol):
             self._site.link_events(self, events)
         error = self._connection.error
         if error is not None and not self._closing:
-            self._refusal = "handshake"
+            mismatch = isinstance(error, AuthMismatch)
+            self._refusal = "authentication mismatch" if mismatch else "handshake"
             self._leave(PeerError(f"protocol error: {error}") if self._is_open else error)
 
     # Authentication
@@ -455,10 +494,12 @@ class LinkProtocol(Protocol):
     def _await(self, step: Deferred[AuthStep]) -> None:
         """The verdict takes time: read nothing until it is there."""
         self._pause("authentication")
+        self._verdict = step
         step.addCallbacks(self._stepped, self._authentication_failed)
         step.addErrback(self._broken)
 
     def _stepped(self, step: AuthStep) -> None:
+        self._verdict = None
         if self._closing:
             return
         self._resume("authentication")
@@ -466,11 +507,13 @@ class LinkProtocol(Protocol):
             self._take(self._step(step))
 
     def _authentication_failed(self, failure: Failure) -> None:
+        self._verdict = None
         if self._closing:
             return
         if failure.check(AuthFailed):
-            self._refusal = "authentication"
-            self._leave(cast(Exception, failure.value))
+            error = cast(AuthFailed, failure.value)
+            self._refusal = f"authentication {error.reason}".rstrip()
+            self._leave(error)
         else:
             self._broken(failure)
 

@@ -34,36 +34,56 @@ _KEEPALIVE = [
 ]
 """Seconds idle, seconds between probes, probes, as with the C library."""
 
+_TLS_RECORDS, _TLS_MAJOR = (21, 22), b"\3"
+"""How alerts and handshakes of TLS begin."""
+
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 _IPV4_FAMILY, _IPV6_FAMILY = 2, 10
 """Address families as on the wire."""
+
+
+def prepare(transport: Any) -> str:
+    """Set up a TCP connection: no delay, prompt acknowledgement, keep-alive. Returns our address.
+
+    The C library leaves Nagle's algorithm on: its second small segment waits for our delayed
+    acknowledgement of the first, 40 ms, unless we acknowledge at once.
+    """
+    transport.setTcpNoDelay(True)
+    transport.setTcpKeepAlive(True)
+    handle = transport.getHandle()
+    for option, value in _KEEPALIVE:
+        handle.setsockopt(socket.IPPROTO_TCP, option, value)
+    host = transport.getHost()
+    return address_text(host.host, host.port)
+
+
+def acknowledge(transport: Any) -> None:
+    """Have what was read acknowledged now. The kernel forgets the option, so each time."""
+    if _QUICKACK is not None:
+        try:
+            transport.getHandle().setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        except OSError:
+            pass  # The connection has gone; the next read tells.
 
 
 class TcpStream(PlainStream):
     """Socket options, and a shorter way for small writes."""
 
     def made(self, transport: Any) -> str:
-        """No delay, prompt acknowledgement, keep-alive.
-
-        The C library leaves Nagle's algorithm on: its second small segment waits for our delayed
-        acknowledgement of the first, 40 ms, unless we acknowledge at once.
-        """
-        transport.setTcpNoDelay(True)
-        transport.setTcpKeepAlive(True)
-        handle = transport.getHandle()
-        for option, value in _KEEPALIVE:
-            handle.setsockopt(socket.IPPROTO_TCP, option, value)
+        """Set up the connection."""
+        local_address = prepare(transport)
         self.read(transport)
-        host = transport.getHost()
-        return address_text(host.host, host.port)
+        return local_address
+
+    def objection(self, data: bytes) -> str:
+        """Peers that speak TLS begin like nobody who speaks LDMS."""
+        if data[0] in _TLS_RECORDS and data[1:2] in (b"", _TLS_MAJOR):
+            return "speaks tls: it speaks TLS, and this is plain sock; one side needs xprt=tls"
+        return ""
 
     def read(self, transport: Any) -> None:
-        """Have what was read acknowledged now. The kernel forgets the option, so each time."""
-        if _QUICKACK is not None:
-            try:
-                transport.getHandle().setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-            except OSError:
-                pass  # The connection has gone; the next read tells.
+        """Have what was read acknowledged now."""
+        acknowledge(transport)
 
     def write(self, transport: Any, data: bytes) -> None:
         """Write, without waiting for the reactor's next turn when nothing else waits to go out.
@@ -113,7 +133,7 @@ class SockTransport(StreamTransport):
 
     name = "sock"
 
-    def stream(self) -> TcpStream:
+    def stream(self, passive: bool) -> PlainStream:
         """TCP's."""
         return TcpStream()
 

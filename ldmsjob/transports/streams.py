@@ -95,7 +95,7 @@ class LinkFactory(Factory):
         def join_rail(link: LinkProtocol, claim: ConnectionMessage) -> None:
             self._arriving.join(link, remote.host, claim)
 
-        stream = transport.stream()
+        stream = transport.stream(passive)
         return LinkProtocol(
             passive=passive,
             site=self._site,
@@ -140,8 +140,8 @@ class StreamTransport:
 
     # What a transport says of itself
 
-    def stream(self) -> PlainStream:
-        """How the next link is to treat its connection."""
+    def stream(self, passive: bool) -> PlainStream:
+        """How the next link is to treat its connection. ``passive``: the peer connects to us."""
         raise NotImplementedError
 
     def remote(self, addr: Any) -> Remote:

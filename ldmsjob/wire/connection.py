@@ -245,7 +245,7 @@ class LdmsConnection:
                     raise xprt.ConnectionRefused("Insufficient resources")
                 join_rail(peer)
         except xprt.ConnectionRefused as refusal:
-            self._output.append(zap.rejected_frame(str(refusal)))
+            self._output.append(zap.rejected_frame(refusal.answer))
             raise
         self._endpoints, self._endpoint = peer.endpoints, peer.endpoint
         self.peer = peer.peer_info()
@@ -265,6 +265,8 @@ class LdmsConnection:
 
     def _rejected_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
         reason = data[at:stop].partition(b"\0")[0].decode("ascii", "replace")
+        if reason == "Auth mismatch":
+            reason = f"{reason}: ours is '{self._auth_name}'"
         raise PeerError(f"the peer rejected the connection: {reason}")
 
     def _link_up(self, events: list[WireEvent]) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import msgspec
 
@@ -44,6 +44,8 @@ class Credential(msgspec.Struct, frozen=True, gc=False):
 
     uid: int
     gid: int
+    groups: Container[int] = frozenset()
+    """Further groups that the user is a member of."""
 
 
 class SourceAddress(msgspec.Struct, frozen=True, gc=False):

@@ -12,6 +12,7 @@ from construct import Bytes, Int8ub, Int16ub, Int32sb, Int32ub, Int64sb, Int64ub
 from construct import Struct as Declaration
 
 from ldmsjob.errors import PeerError, PublishError
+from ldmsjob.permissions import may_publish
 from ldmsjob.wire.buffers import Limits, flat_struct
 from ldmsjob.wire.events import (
     BODY_OVERHEAD,
@@ -309,7 +310,8 @@ class MessageReader:
         startswith = data.startswith
         append = events.append
         peer_source = self._source
-        own_uid, own_gid = self._credential.uid, self._credential.gid
+        own = self._credential
+        own_uid, own_gid = own.uid, own.gid  # a message of theirs needs no question
         last = end - TAG_AT
         tag, channel = b"\0", ""  # mostly the last one's again
         while at < last:
@@ -348,7 +350,7 @@ class MessageReader:
                     break
                 tag = data[start:body_at]
                 channel = tag[:-1].decode("utf-8", "surrogateescape")
-            if own_uid and (uid != own_uid or gid != own_gid):
+            if (uid != own_uid or gid != own_gid) and not may_publish(own, uid, gid):
                 self._refuse("bad_credential", body_len, events)
             else:
                 image_at = at + _MESSAGE_AT
@@ -471,10 +473,9 @@ class MessageReader:
         body_len, kind, uid, gid, perm, hops = _MESSAGE.unpack_from(image)
         family, _, _, number, _ = _FRAGMENT.unpack_from(data, at)
         nul = image.find(b"\0", BODY_OVERHEAD)
-        own = self._credential
         if nul < 0:
             self._refuse("broken_message", body_len, events)
-        elif own.uid and (uid != own.uid or gid != own.gid):
+        elif not may_publish(self._credential, uid, gid):
             self._refuse("bad_credential", body_len, events)
         else:
             channel = image[BODY_OVERHEAD:nul].decode("utf-8", "surrogateescape")

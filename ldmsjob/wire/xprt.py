@@ -119,7 +119,23 @@ class ConnectionMessage(NamedTuple):
 
 
 class ConnectionRefused(PeerError):
-    """A connection message that cannot be accepted; the text is that of the REJECTED frame."""
+    """A connection message that cannot be accepted.
+
+    ``answer`` is the text of the REJECTED frame; ``more``, behind it, is for our side only.
+    """
+
+    def __init__(self, answer: str, more: str = "") -> None:
+        super().__init__(f"{answer}: {more}" if more else answer)
+        self.answer = answer
+
+
+class AuthMismatch(ConnectionRefused):
+    """The two sides have different ways to authenticate; says which."""
+
+    def __init__(self, theirs: bytes, ours: str) -> None:
+        # What they sent may hold anything.
+        name = ascii(theirs.decode("latin-1"))
+        super().__init__("Auth mismatch", f"the peer's is {name}, ours '{ours}'")
 
 
 def _check_identity(message: bytes, auth_name: str) -> None:
@@ -129,7 +145,7 @@ def _check_identity(message: bytes, auth_name: str) -> None:
         raise ConnectionRefused("Version mismatch")
     name = message[_VERSION_BYTES:_AUTH_END].partition(b"\0")[0]
     if name != auth_name.encode("ascii"):
-        raise ConnectionRefused("Auth mismatch")
+        raise AuthMismatch(name, auth_name)
 
 
 def _decode(message: bytes) -> ConnectionMessage | None:

@@ -1,0 +1,462 @@
+"""The transport ``notifier``: a unix socket on which ldmsjob's own Slurm notifiers tell of jobs.
+
+It only listens. What comes is lines of JSON (docs/slurm.md, How the lines arrive), each of which
+becomes a message of the channel ``slurm``. Who connects is known from the kernel: only root and the
+daemon's own user may.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from twisted.application.service import Service
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.protocol import Factory
+from twisted.logger import LogLevel
+from twisted.python.filepath import FilePath
+from zope.interface import implementer
+
+from ldmsjob.errors import ConfigError, PublishError
+from ldmsjob.interfaces import IAuthenticator, ILinkSite, IListener, ITransport, LinkSettings
+from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.transports.intake import MESSAGES_OFF, Intake
+from ldmsjob.transports.notifier_lines import MessageMaker
+from ldmsjob.transports.notifier_links import NotifierLink
+from ldmsjob.wire.events import Credential
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+    from twisted.python.failure import Failure
+
+    from ldmsjob.interfaces import IPluginContext
+
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
+
+MAX_LINKS = 1024
+"""Connections of one listener at once. Whoever comes when there are so many is closed, and uses the
+spool."""
+
+POLL_SECONDS = 5.0
+"""How often the spool is looked at though nobody told that it had grown."""
+
+POLL_ONLY_SECONDS = 1.0
+"""The same where the kernel cannot tell when it grows."""
+
+PAUSE_SECONDS = 1.0
+"""How long nothing is accepted when there are no file descriptors left."""
+
+MAX_PATH_BYTES = 107
+"""The longest path that a unix socket can have."""
+
+RC_LISTEN_FAILED = 7
+"""The C daemon's exit status when it cannot listen."""
+
+_IN_MODIFY = 0x2
+_PEERCRED = struct.Struct("iII")
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+@implementer(ITransport)
+class NotifierTransport:
+    """Takes the notifiers' lines. The context's clock must be a reactor."""
+
+    def __init__(self, context: IPluginContext, **limits: Any) -> None:
+        """``limits`` are ``max_links`` and ``piece_bytes``, for tests."""
+        self._context = context
+        self._limits = limits
+        self._channel = "slurm"
+
+    def configure(self, attributes: Mapping[str, str]) -> None:
+        """Take the channel. Raises ``ConfigError`` for what cannot be one's name."""
+        channel = attributes.get("channel", "slurm")
+        try:
+            if not channel:
+                raise PublishError("it is empty", rc=errno.EINVAL)
+            MessageMaker(channel)
+        except PublishError as error:
+            raise ConfigError(f"channel '{channel}' invalid: {error}") from None
+        self._channel = channel
+
+    def listen(
+        self,
+        host: str | None,
+        port: int,
+        site: ILinkSite,
+        authenticator: IAuthenticator | None,
+        settings: LinkSettings,
+    ) -> NotifierListener:
+        """A listener on the socket ``host``, a path. Of the ``settings`` only
+        ``messages_enabled`` matters."""
+        path = host or ""
+        if authenticator is not None:
+            raise ConfigError(
+                "'auth' is not for xprt=notifier",
+                hint="the kernel tells who connects: root and the daemon's user may",
+            )
+        if not path.startswith("/"):
+            raise ConfigError(f"path '{path}' invalid", hint="give it from the root on: path=/…")
+        if len(os.fsencode(path)) > MAX_PATH_BYTES:
+            raise ConfigError(
+                f"path '{path}' is too long for a socket",
+                rc=errno.ENAMETOOLONG,
+                hint=f"it may have {MAX_PATH_BYTES} bytes",
+            )
+        return NotifierListener(self._context, path, self._channel, site, settings, **self._limits)
+
+    def connect(self, *_arguments: Any, **_more: Any) -> NoReturn:
+        """Raises ``ConfigError``: only notifiers connect here."""
+        raise ConfigError(
+            "xprt=notifier only listens", rc=errno.EOPNOTSUPP, hint="peers are connected by sock"
+        )
+
+
+class _LinkFactory(Factory):
+    """Hands over the link that was made for a connection."""
+
+    noisy = False
+
+    def __init__(self, link: NotifierLink) -> None:
+        self._link = link
+
+    def buildProtocol(self, addr: Any) -> NotifierLink:
+        """That link."""
+        return self._link
+
+
+@implementer(IReadDescriptor)
+class _Acceptor:
+    """Accepts all who wait. Who they are is decided upon before a byte of theirs is read."""
+
+    def __init__(
+        self, reactor: Any, listening: socket.socket, accepted: Callable[[socket.socket], None]
+    ) -> None:
+        self._reactor = reactor
+        self._listening = listening
+        self._accepted = accepted
+        self._pause: IDelayedCall | None = None
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        """The socket's."""
+        return self._listening.fileno()
+
+    def logPrefix(self) -> str:  # noqa: N802
+        """For the reactor."""
+        return "notifier"
+
+    def doRead(self) -> None:  # noqa: N802
+        """Take all who wait."""
+        for _ in range(BACKLOG):
+            try:
+                connection, _ = self._listening.accept()
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    self._reactor.removeReader(self)
+                    self._pause = self._reactor.callLater(PAUSE_SECONDS, self._go_on)
+                return
+            with connection:
+                self._accepted(connection)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self._reactor.addReader(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """For the reactor."""
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._pause is not None:
+            self._pause.cancel()
+        self._reactor.removeReader(self)
+
+
+@implementer(IListener)
+class NotifierListener(Service):
+    """Listens on a unix socket while it runs; see ``IListener``.
+
+    ``privilegedStartService`` makes the directory if there is none and binds; ``startService``
+    reads the spool and then listens. Until then notifiers are refused by the kernel, and use the
+    spool. Both raise ``ConfigError``.
+
+    Counters, besides those of ``Intake``: ``links_refused.<reason>``.
+    """
+
+    port = 0
+
+    def __init__(
+        self,
+        context: IPluginContext,
+        path: str,
+        channel: str,
+        site: ILinkSite,
+        settings: LinkSettings,
+        *,
+        max_links: int = MAX_LINKS,
+        **limits: Any,
+    ) -> None:
+        self._context = context
+        self._reactor: Any = context.clock
+        self._path = path
+        self._site = site
+        self._max_links = max_links
+        self._intake = Intake(context, path, channel, site, settings, **limits)
+        self._limited = LimitedLog(context.log, now=context.clock.seconds)
+        self._socket: socket.socket | None = None
+        self._lock = -1
+        self._acceptor: _Acceptor | None = None
+        self._watch: Any = None
+        self._poll: IDelayedCall | None = None
+
+    @property
+    def service(self) -> NotifierListener:
+        """The service is the listener."""
+        return self
+
+    def privilegedStartService(self) -> None:
+        """Prepare the directory and bind."""
+        super().privilegedStartService()
+        self._bind()
+
+    def startService(self) -> None:
+        """Read what was spooled, then listen."""
+        super().startService()
+        self._bind()
+        directory = os.path.dirname(self._path)
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"the directory '{directory}' is not accessible to the daemon's user",
+                rc=RC_LISTEN_FAILED,
+                hint=f"give it to that user: chown {os.geteuid()} {directory}",
+            )
+        self._start_watching(directory)
+        self._intake.start(self._listen)
+        self._poll_later()
+
+    def stopService(self) -> None:
+        """Remove the socket, accept no more and close the links. Lines that were not answered go
+        to the spool."""
+        super().stopService()
+        if self._poll is not None:
+            self._poll.cancel()
+            self._poll = None
+        if self._watch is not None:
+            watch, self._watch = self._watch, None
+            watch.stopReading()
+            watch.connectionLost(None)
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
+        self._unbind()
+        self._intake.stop()
+
+    # The socket
+
+    def _bind(self) -> None:
+        if self._socket is not None:
+            return
+        prepare_directory(os.path.dirname(self._path))
+        self._lock = lock(self._path)
+        try:
+            self._socket = bound_socket(self._path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _unbind(self) -> None:
+        bound, self._socket = self._socket, None
+        if bound is None:
+            return
+        try:
+            os.unlink(self._path)
+        except OSError:
+            pass  # Somebody has tidied up.
+        bound.close()
+        os.close(self._lock)
+
+    def _listen(self) -> None:
+        """The spool has been read: take connections."""
+        assert self._socket is not None
+        self._socket.listen(BACKLOG)
+        self._acceptor = _Acceptor(self._reactor, self._socket, self._accepted)
+
+    def _accepted(self, connection: socket.socket) -> None:
+        """Somebody has connected. Closed by the caller: what becomes a link is duplicated."""
+        size = _PEERCRED.size
+        packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        pid, uid, gid = _PEERCRED.unpack(packed)
+        who = f"pid {pid} of uid {uid}"
+        if uid not in (0, os.geteuid()):
+            self._refuse("uid", who, "not permitted: neither root nor the daemon's user")
+        elif not self._intake.enabled:
+            self._refuse("off", who, MESSAGES_OFF)
+        elif len(self._intake.links) >= self._max_links:
+            self._refuse("too_many", who, "too many: notifiers at once")
+        else:
+            connection.setblocking(False)
+            link = NotifierLink(self._intake, pid, Credential(uid, gid))
+            try:
+                self._reactor.adoptStreamConnection(
+                    connection.fileno(), socket.AF_UNIX, _LinkFactory(link)
+                )
+            except OSError as error:
+                self._refuse("descriptors", who, f"no descriptor: {error.strerror}")
+
+    def _refuse(self, counter: str, who: str, reason: str) -> None:
+        self._context.stats.add(f"links_refused.{counter}")
+        self._site.link_refused(f"{self._path}, {who}", reason)
+
+    # The spool
+
+    def _start_watching(self, directory: str) -> None:
+        """Have the kernel tell when the spool grows."""
+        try:
+            from twisted.internet.inotify import INotify, INotifyError
+        except (ImportError, OSError, AttributeError) as error:
+            self._cannot_watch(error)
+            return
+        try:
+            watch = INotify(self._reactor)
+        except INotifyError as error:
+            self._cannot_watch(error)
+            return
+        try:
+            watch.watch(FilePath(directory), mask=_IN_MODIFY, callbacks=[self._changed])
+        except INotifyError as error:
+            watch.connectionLost(None)
+            self._cannot_watch(error)
+            return
+        watch.startReading()
+        self._watch = watch
+
+    def _cannot_watch(self, error: Exception) -> None:
+        self._limited.emit(
+            "inotify",
+            LogLevel.warn,
+            "{path}: no inotify ({error}): the spool is looked at every {seconds:g} s",
+            path=self._path,
+            error=error,
+            seconds=POLL_ONLY_SECONDS,
+        )
+
+    def _changed(self, _watch: object, _path: object, _mask: int) -> None:
+        """Something was written in the directory."""
+        self._intake.look()
+
+    def _poll_later(self) -> None:
+        seconds = POLL_SECONDS if self._watch is not None else POLL_ONLY_SECONDS
+        self._poll = self._context.clock.callLater(seconds, self._look)
+
+    def _look(self) -> None:
+        self._poll_later()
+        self._intake.count_lost()
+        self._intake.look()
+
+
+def prepare_directory(path: str) -> None:
+    """Make the directory for the socket, or look whether nobody else may write to it.
+
+    Raises ``ConfigError``.
+    """
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise ConfigError(
+            f"the directory '{path}' cannot be made: {error.strerror}", rc=RC_LISTEN_FAILED
+        ) from None
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise ConfigError(f"'{path}': {error.strerror}", rc=RC_LISTEN_FAILED) from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise ConfigError(f"'{path}' is no directory", rc=RC_LISTEN_FAILED)
+    if found.st_uid not in (0, os.geteuid()):
+        problem, hint = f"belongs to uid {found.st_uid}", f"chown {os.geteuid()} {path}"
+    elif found.st_mode & 0o022:
+        problem, hint = "may be written to by others", f"chmod 0700 {path}"
+    else:
+        return
+    raise ConfigError(f"the directory '{path}' {problem}", rc=RC_LISTEN_FAILED, hint=hint)
+
+
+def lock(path: str) -> int:
+    """Keep other daemons away from that socket and its spool, until the descriptor is closed.
+
+    Notifiers know nothing of it. Raises ``ConfigError``.
+    """
+    name = f"{path}.lock"
+    try:
+        file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(file)
+            raise
+    except BlockingIOError:
+        raise _in_use(path) from None
+    except OSError as error:
+        raise ConfigError(f"'{name}': {error.strerror}", rc=RC_LISTEN_FAILED) from None
+    return file
+
+
+def _in_use(path: str) -> ConfigError:
+    return ConfigError(
+        f"cannot listen on notifier {path}: another daemon listens there",
+        rc=RC_LISTEN_FAILED,
+        hint=f"see it with `ss -xlp src {path}`",
+    )
+
+
+def bound_socket(path: str) -> socket.socket:
+    """A socket bound to ``path``, not listening yet, that its owner alone may connect to.
+
+    Replaces one on which nobody listens. Raises ``ConfigError``.
+    """
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        _remove_stale(path)
+        before = os.umask(0o177)
+        try:
+            made.bind(path)
+        finally:
+            os.umask(before)
+    except OSError as error:
+        made.close()
+        raise ConfigError(
+            f"cannot listen on notifier {path}: {error.strerror}", rc=RC_LISTEN_FAILED
+        ) from None
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket of a daemon that is gone."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ConfigError(f"'{path}' is there, and no socket", rc=RC_LISTEN_FAILED)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except FileNotFoundError:
+            return
+        except BlockingIOError:
+            pass  # So many wait there that somebody must listen.
+    raise _in_use(path)
