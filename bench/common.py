@@ -66,7 +66,11 @@ class Daemon:
                     str(configuration),
                 ],
                 cwd=directory,
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(REPOSITORY),
+                    "STATE_DIRECTORY": str(directory / "state"),
+                },
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

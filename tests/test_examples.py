@@ -39,7 +39,11 @@ class LineJobsTests(TestCase):
             program,
             sys.executable,
             (sys.executable, "-c", CODE[name], *words),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(path),
+                "STATE_DIRECTORY": str(self.directory / "state"),
+            },
             path=str(self.directory),
         )
         self.addCleanup(lambda: Deferred.fromCoroutine(program.stop()))

@@ -132,7 +132,8 @@ class Demo:
         self._configuration = directory / "ldmsd.conf"
         self._board = Board()
         self._view_class: Any = LiveView if live else PlainView
-        self._daemon = Daemon(reactor, loader=Loader())
+        state = str(directory / "state")
+        self._daemon = Daemon(reactor, loader=Loader(), state_directory=state)
         self._sent = 0
         self._view: Any = None
 
