@@ -154,6 +154,8 @@ class Performance:
         stage = Stage(cluster, daemon)
         self.jobs: dict[str, list[str]] = {}
         self.errors: dict[str, Exception] = {}
+        for left in cluster.work.iterdir():
+            left.unlink()
         daemon.start()
         try:
             with ThreadPoolExecutor(PLAYERS) as players:
