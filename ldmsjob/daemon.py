@@ -228,8 +228,8 @@ class Daemon(OrderedServices):
     def settle(self) -> None:
         """End the first pass: the name, the authentication and the listeners are known now."""
         if not self.core.daemon_name:
-            port = f":{self.endpoints[0].port}" if self.endpoints else ""
-            self.use_name(f"{self._hostname}{port}")
+            ports = [f":{one.port}" for one in self.endpoints if not one.is_path]
+            self.use_name("".join([self._hostname, *ports[:1]]))
         if self._default_auth is None:
             self.use_default_auth("none", {})
         self.core.jobs = JobService(

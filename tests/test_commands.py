@@ -123,6 +123,14 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("'listen xprt=wire' has no attribute 'prt'", error.message)
         self.assertIn("port", error.hint)
 
+    def test_name_without_a_port(self):
+        """A listener at a path gives the daemon's name no port; a later one that has one does."""
+        self.rig.read("listen xprt=local path=/x\n")
+        self.assertEqual(self.daemon.core.daemon_name, "node-1")
+        rig = Rig(self)
+        rig.read("listen xprt=local path=/x\nlisten xprt=wire port=412\n")
+        self.assertEqual(rig.daemon.core.daemon_name, "node-1:412")
+
     def test_listen_path(self):
         """A transport without ports is given a path from the root on, and no other is."""
         option = commands_of([("x", "local:/y:z")], "option")
