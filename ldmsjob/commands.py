@@ -365,7 +365,8 @@ def _default_auth(interpreter: Interpreter, arguments: Arguments) -> None:
 def _auth_add(interpreter: Interpreter, arguments: Arguments) -> None:
     name = arguments["name"]
     plugin = arguments.get("plugin") or name
-    interpreter.daemon.add_auth(name, plugin, arguments.pairs("name", "plugin"))
+    options = arguments.pairs("name", "plugin")
+    interpreter.daemon.add_auth(name, plugin, options, arguments.where)
 
 
 def _option(interpreter: Interpreter, arguments: Arguments) -> None:

@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLook
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.logger import Logger
 
-from ldmsjob.errors import RequestFailed
+from ldmsjob.errors import ConfigError, RequestFailed
 from ldmsjob.loader import Loader, check_attributes
 from ldmsjob.stats import Stats
 
@@ -20,30 +20,52 @@ if TYPE_CHECKING:
 
 
 def find_transport(
-    reactor: Any, xprt: str, auth: str, auth_options: Mapping[str, str]
-) -> tuple[ITransport, IAuthenticator]:
-    """The transport and the authenticator of those names, configured. Raises ``ConfigError``."""
+    reactor: Any,
+    xprt: str,
+    auth: str | None,
+    auth_options: Mapping[str, str],
+    xprt_options: Mapping[str, str] | None = None,
+) -> tuple[ITransport, IAuthenticator | None]:
+    """The transport and the authenticator of those names, configured. Raises ``ConfigError``.
+
+    Without ``auth`` it is ``none``, or none at all where the transport authenticates.
+    """
     loader = Loader()
-    made = []
-    given: Mapping[str, str]
-    for kind, name, given in (
-        ("transport", xprt, {}),
-        ("authentication plugin", auth, auth_options),
-    ):
-        factory = loader.find(kind, name)
-        attributes = check_attributes(factory.attributes, dict(given), f"{kind} '{name}'")
-        context = SimpleNamespace(
-            instance=name,
-            daemon_name="",
-            clock=reactor,
-            log=Logger(namespace=name),
-            stats=Stats(name),
-            at_turn_end=lambda call: call(),
-        )
-        plugin = factory.create(context)
-        plugin.configure(attributes)
-        made.append(plugin)
-    return made[0], made[1]
+    transport = _plugin(loader, reactor, "transport", xprt, xprt_options or {})
+    if auth is None and loader.find("transport", xprt).authenticates:
+        if auth_options:
+            raise ConfigError(
+                f"xprt={xprt} authenticates by itself: there is nothing to take"
+                f" '{next(iter(auth_options))}'",
+                hint="name an authentication, or leave its attributes out",
+            )
+        return transport, None
+    return transport, _plugin(
+        loader, reactor, "authentication plugin", auth or "none", auth_options
+    )
+
+
+def _plugin(loader: Loader, reactor: Any, kind: str, name: str, given: Mapping[str, str]) -> Any:
+    factory = loader.find(kind, name)
+    attributes = check_attributes(factory.attributes, dict(given), f"{kind} '{name}'")
+    context = SimpleNamespace(
+        instance=name,
+        daemon_name="",
+        clock=reactor,
+        log=Logger(namespace=name),
+        stats=Stats(name),
+        at_turn_end=lambda call: call(),
+    )
+    plugin = factory.create(context)
+    plugin.configure(attributes)
+    return plugin
+
+
+def peer_name(host: str, port: int) -> str:
+    """A peer's place, for people: host and port, or its path."""
+    if host.startswith("/"):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def connect_error(error: BaseException, peer: str) -> RequestFailed | None:
@@ -56,6 +78,8 @@ def connect_error(error: BaseException, peer: str) -> RequestFailed | None:
         )
     if isinstance(error, ConnectTimeout):
         return RequestFailed(f"{peer}: no answer", rc=errno.ETIMEDOUT)
+    if isinstance(error, ConnectError) and error.osError == errno.ENOENT:
+        return RequestFailed(f"{peer}: there is no such socket", rc=errno.ENOENT)
     if isinstance(error, ConnectError):
         return RequestFailed(f"{peer}: cannot connect: {error}", rc=error.osError or errno.EIO)
     return None

@@ -37,6 +37,7 @@ from ldmsjob.instances import (
 )
 from ldmsjob.interfaces import (
     IAuthenticator,
+    ICheckedAuthenticator,
     IJobManagerFactory,
     ISubscriberFactory,
     ITransport,
@@ -263,8 +264,8 @@ class Daemon(OrderedServices):
     def settle(self) -> None:
         """End the first pass: the name, the authentication and the listeners are known now."""
         if not self.core.daemon_name:
-            port = f":{self.endpoints[0].port}" if self.endpoints else ""
-            self.use_name(f"{self._hostname}{port}")
+            ports = [f":{one.port}" for one in self.endpoints if not one.is_path]
+            self.use_name("".join([self._hostname, *ports[:1]]))
         if self._default_auth is None:
             self.use_default_auth("none", {})
         journal = self.core.journal = self._make_journal()
@@ -353,15 +354,35 @@ class Daemon(OrderedServices):
         authenticator.configure(attributes)
         return authenticator
 
-    def add_auth(self, name: str, plugin: str, options: Mapping[str, str | None]) -> None:
+    def add_auth(
+        self, name: str, plugin: str, options: Mapping[str, str | None], where: str = ""
+    ) -> None:
         """Name a way to authenticate. Raises ``ConfigError``: 17 exists, 2 no such plugin."""
         if name in self._auths:
             raise ConfigError(f"there is an authentication domain '{name}' already", rc=17)
         self._auths[name] = self._authenticator(plugin, options)
+        self._given[f"auth_add {name}"] = plugin, where
 
     def use_default_auth(self, plugin: str, options: Mapping[str, str | None]) -> None:
         """Set how peers authenticate where a listener names nothing."""
         self._default_auth = self._authenticator(plugin, options)
+
+    def check_authentication(self) -> list[str]:
+        """Try all ways to authenticate, before the daemon starts; may block for some seconds.
+
+        Returns one line for each that works. Raises ``ConfigError`` for the first that does not.
+        """
+        lines = []
+        ways = {f"auth_add {name}": auth for name, auth in self._auths.items()}
+        for setting, auth in {"default_auth": self._default_auth, **ways}.items():
+            if not ICheckedAuthenticator.providedBy(auth):
+                continue
+            try:
+                lines.append(f"authentication {auth.name}: {auth.check()}")
+            except ConfigError as error:
+                error.where = error.where or self._given.get(setting, ("", ""))[1]
+                raise
+        return lines
 
     def has_ports(self, xprt: str) -> bool:
         """Whether that transport is addressed by host and port, or else by a path. Raises

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ldmsjob.connecting import connect_error, find_transport
+from ldmsjob.connecting import connect_error, find_transport, peer_name
 from ldmsjob.errors import LdmsJobError, RequestFailed
 from ldmsjob.interfaces import ILink, ILinkSite, LinkSettings
 from ldmsjob.remoteset import PushSubscription, RemoteSet, Subscription, call
@@ -168,13 +168,17 @@ class Peer:
         port: int = 411,
         *,
         xprt: str = "sock",
-        auth: str = "none",
+        auth: str | None = None,
         auth_options: Mapping[str, str] | None = None,
+        xprt_options: Mapping[str, str] | None = None,
         timeout: float = REQUEST_SECONDS,
         max_set_bytes: int = MAX_SET_BYTES,
         rail: int = 1,
     ) -> Deferred[Peer]:
         """Connect to the daemon there, with the transport and authentication of those names.
+
+        Without ``auth`` it is ``none``, or what the transport proves. ``host`` is a path for a
+        transport without ports, such as ``unix``.
 
         With ``rail`` more than 1 there are that many connections, among which the sets that are
         looked up are shared out.
@@ -185,14 +189,16 @@ class Peer:
         """
         peer = cls(reactor, timeout=timeout, max_set_bytes=max_set_bytes)
         try:
-            transport, authenticator = find_transport(reactor, xprt, auth, auth_options or {})
+            transport, authenticator = find_transport(
+                reactor, xprt, auth, auth_options or {}, xprt_options
+            )
+            opened = transport.connect(host, port, peer, authenticator, cls.settings, rail)
         except LdmsJobError:
             return fail(Failure())
-        opened = transport.connect(host, port, peer, authenticator, cls.settings, rail)
         opened.addTimeout(timeout, reactor)
 
         def failed(failure: Failure) -> Failure:
-            where = f"{host}:{port}"
+            where = peer_name(host, port)
             if failure.check(DeferredTimeout):
                 return Failure(RequestFailed(f"{where}: no answer", rc=errno.ETIMEDOUT))
             value: Any = failure.value

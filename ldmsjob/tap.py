@@ -280,9 +280,10 @@ def check(
     stderr: TextIO | None = None,
     begin_logging: Callable[..., None] = globalLogBeginner.beginLoggingTo,
 ) -> int:
-    """Read the configuration and say what would run; returns the exit status.
+    """Read the configuration, try what authentication needs, and say what would run; returns the
+    exit status.
 
-    Nothing is started, bound, opened or written. Log lines and what is wrong go to ``stderr``.
+    Nothing is started, bound or written. Log lines and what is wrong go to ``stderr``.
     """
     stdout, stderr = stdout or sys.stdout, stderr or sys.stderr
     environ = dict(os.environ)
@@ -290,9 +291,10 @@ def check(
     begin_logging([observer], redirectStandardIO=False)
     try:
         daemon = configure(options, reactor, environ, observer)
+        tried = daemon.check_authentication()
     except ConfigError as error:
         stderr.write(f"{error}\n")
         return error.rc
-    for line in daemon.describe():
+    for line in [*daemon.describe(), *tried]:
         stdout.write(f"{line}\n")
     return 0

@@ -1,4 +1,5 @@
-"""A link site that remembers, for tests of transports."""
+"""A link site that remembers, and an authenticator that is told what to prove, for tests of what
+talks over real links."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from collections.abc import Sequence
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ldmsjob.interfaces import ILink, ILinkSite
-from ldmsjob.wire.events import Message, WireEvent
+from ldmsjob.interfaces import AuthStep, IAuthentication, IAuthenticator, ILink, ILinkSite
+from ldmsjob.wire.events import Credential, Message, WireEvent
 
 
 @implementer(ILinkSite)
@@ -54,3 +55,28 @@ class FakeSite:
     def bodies(self) -> list[bytes]:
         """What the messages said."""
         return [event.body for event in self.events if isinstance(event, Message)]
+
+
+@implementer(IAuthenticator, IAuthentication)
+class Proves:
+    """Takes every peer for the same one; for nobody yet when that is None."""
+
+    name = "none"
+
+    def __init__(self, credential: Credential | None) -> None:
+        self.credential = credential
+
+    def configure(self, attributes: object) -> None:
+        """Nothing to take."""
+
+    def begin(self, **_: object) -> Proves:
+        """The conversation."""
+        return self
+
+    def first(self) -> AuthStep:
+        """Satisfied at once, or waits for a word that never comes."""
+        return AuthStep(credential=self.credential)
+
+    def received(self, payload: bytes) -> AuthStep:
+        """Not said here."""
+        raise NotImplementedError

@@ -123,6 +123,14 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("'listen xprt=wire' has no attribute 'prt'", error.message)
         self.assertIn("port", error.hint)
 
+    def test_name_without_a_port(self):
+        """A listener at a path gives the daemon's name no port; a later one that has one does."""
+        self.rig.read("listen xprt=local path=/x\n")
+        self.assertEqual(self.daemon.core.daemon_name, "node-1")
+        rig = Rig(self)
+        rig.read("listen xprt=local path=/x\nlisten xprt=wire port=412\n")
+        self.assertEqual(rig.daemon.core.daemon_name, "node-1:412")
+
     def test_listen_path(self):
         """A transport without ports is given a path from the root on, and no other is."""
         option = commands_of([("x", "local:/y:z")], "option")
@@ -143,7 +151,7 @@ class CommandTests(SynchronousTestCase):
         for port in ("0", "65536", "http", ""):
             self.fails(f"listen xprt=wire port={port}", rc=22)
         self.fails("listen xprt=wire quota=-2", rc=22)
-        self.assertIn("'sock', 'wire'", self.fails("listen xprt=rdma", rc=2).hint)
+        self.assertIn("'sock'", self.fails("listen xprt=rdma", rc=2).hint)
         self.assertIn("auth_add name=d", self.fails("listen xprt=wire auth=d", rc=2).hint)
         self.fails("listen xprt=wire\nlisten xprt=wire port=411", rc=17)
 

@@ -138,6 +138,12 @@ class DaemonTests(SynchronousTestCase):
         self.rig.run("msg_disable")
         self.assertFalse(settings.messages_enabled())
 
+    def test_groups_of_peers(self):
+        """Every listener has them looked up, in the cache that all share."""
+        self.rig.read(BOTH)
+        (settings,) = self.daemon.endpoints[0].transport.settings
+        self.assertEqual(settings.identified, self.daemon.memberships.identified)
+
     def test_pid_file(self):
         """Holds our process id while the daemon runs."""
         path = self.mktemp()

@@ -192,6 +192,23 @@ class AuthenticationTests(PairTestCase):
         self.assertEqual(pair.left.credential, Credential(7, 8))
         self.assertEqual((self.passive.began, self.active.began), ([True], [False]))
 
+    def test_what_else_is_to_be_known(self) -> None:
+        """The owner may complete what a conversation gave, at once or later; the link waits."""
+        full = AuthStep(credential=Credential(7, 8, frozenset({9})))
+        later: Deferred[AuthStep] = Deferred()
+
+        def identified(step: AuthStep | Deferred[AuthStep]) -> AuthStep | Deferred[AuthStep]:
+            assert isinstance(step, AuthStep)
+            return step if step.credential is None else later
+
+        settings = LinkSettings(messages_enabled=lambda: True, identified=identified)
+        pair = self.pair(left_settings=settings, **self.words())
+        pair.settle()
+        self.assertEqual((self.left.calls, self.right.calls), ([], ["opened"]))
+        later.callback(full)
+        self.assertEqual(self.left.calls, ["opened"])
+        self.assertEqual(pair.left.credential, full.credential)
+
     def test_failure(self) -> None:
         """A side that is not satisfied closes; no link opens there, and the reason is told."""
         self.pair(**self.words(wanted=b"other")).settle()

@@ -23,7 +23,7 @@ from ldmsjob.errors import ConfigError, PublishError
 from ldmsjob.interfaces import ILink, IListener, ITransport, LinkSettings
 from ldmsjob.plugins import builtin
 from ldmsjob.stats import Stats
-from ldmsjob.transports import notifier
+from ldmsjob.transports import notifier, unixsocket
 from ldmsjob.transports.auth_none import NoneAuthenticator
 from ldmsjob.wire.events import Publish, ReturnCredit
 from tests.fake_sites import FakeSite
@@ -36,7 +36,6 @@ class CreditingSite(FakeSite):
     def __init__(self) -> None:
         super().__init__()
         self.rc = 0
-        self.seen: list[int] = []
 
     def link_events(self, link: Any, events: Any) -> None:
         """Remember them, unless they are refused."""
@@ -206,7 +205,7 @@ class LinkTests(NotifierTestCase):
     def test_other_users(self) -> Iterator[Deferred[Any]]:
         """Who is neither root nor the daemon's user is refused, unread."""
         self.listen()
-        self.patch(notifier, "_PEERCRED", SimpleNamespace(size=12, unpack=lambda _: (1, 4711, 5)))
+        self.patch(notifier, "peer_process", lambda _: (1, 4711, 5))
         writer = self.writer()
         writer.send()
         yield self.until(lambda: writer.answers() is None)
@@ -463,7 +462,7 @@ class ListenerTests(NotifierTestCase):
     @inlineCallbacks
     def test_no_descriptors(self) -> Iterator[Deferred[Any]]:
         """When there are no file descriptors left, nobody is accepted for a while; then all are."""
-        self.patch(notifier, "PAUSE_SECONDS", 0.0)
+        self.patch(unixsocket, "PAUSE_SECONDS", 0.0)
         listener = self.listen()
         real, fails = listener._acceptor._listening, [errno.EMFILE, errno.EMFILE]
 

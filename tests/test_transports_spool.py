@@ -160,9 +160,13 @@ class SpoolTests(SynchronousTestCase):
         """What cannot be read is put aside, and the error told; later lines are read."""
         spool(self.path, b"a", b"b")
         self.spool.read(2)
-        self.spool._file, good = os.open(self.path + ".d", os.O_WRONLY | os.O_CREAT), None
+
+        def fail(_file: int, _size: int) -> bytes:
+            raise OSError(5, "Input/output error")
+
+        failing = self.patch(os, "read", fail)
         self.assertRaises(OSError, self.spool.read, 100)
-        self.assertIsNone(good)
+        failing.restore()
         self.assertIn(".spool.refused", self.files())
         spool(self.path, b"c")
         self.assertEqual(self.read_all(), [b"c"])

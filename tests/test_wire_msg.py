@@ -380,6 +380,8 @@ class ReadRunTests(SynchronousTestCase):
             (Credential(0, 9), True),
             (Credential(5, 6), True),
             (Credential(5, 7), False),
+            (Credential(5, 7, frozenset({6, 8})), True),
+            (Credential(5, 7, frozenset({8})), False),
             (Credential(4, 6), False),
         ):
             fast, slow = Reading(credential), Reading(credential)

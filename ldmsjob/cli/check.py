@@ -12,7 +12,7 @@ def add_parser(subparsers: Any) -> None:
         "check",
         help="read configuration files and say what a daemon would run",
         description="Read configuration files and say what a daemon would run with them. Nothing is"
-        " started, bound, opened or written.",
+        " started, bound or written; munged and secret files are tried.",
         epilog="Exit status: 0 when nothing wrong was found, else the errno of the first command"
         " that fails, as of the daemon.",
     )

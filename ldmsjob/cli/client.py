@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from ldmsjob.cli.main import USAGE
 from ldmsjob.cli.output import complain
-from ldmsjob.connecting import connect_error, find_transport
+from ldmsjob.connecting import connect_error, find_transport, peer_name
 from ldmsjob.errors import (
     AuthFailed,
     ConfigError,
@@ -47,11 +47,19 @@ class ToolError(Exception):
         self.rc = rc
 
 
-def find_plugins(reactor: Any, arguments: argparse.Namespace) -> tuple[ITransport, IAuthenticator]:
+def find_plugins(
+    reactor: Any, arguments: argparse.Namespace
+) -> tuple[ITransport, IAuthenticator | None]:
     """The transport and the authenticator that the options name. Raises ``ConfigError``, with rc 2
     as for every mistake in the command line."""
     try:
-        return find_transport(reactor, arguments.xprt, arguments.auth, dict(arguments.auth_opt))
+        return find_transport(
+            reactor,
+            arguments.xprt,
+            arguments.auth,
+            dict(arguments.auth_opt),
+            dict(arguments.xprt_opt),
+        )
     except ConfigError as error:
         error.rc = USAGE
         raise
@@ -77,11 +85,14 @@ def run_tool(
     observer = LineObserver(Levels(), stamp_from(os.environ), sys.stderr)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     transport, authenticator = find_plugins(reactor, arguments)
-    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    peer = f"{host}:{arguments.port}"
+    peer = peer_name(arguments.host, arguments.port)
 
     def connect(site: ILinkSite, settings: LinkSettings) -> Deferred[ILink]:
-        return transport.connect(arguments.host, arguments.port, site, authenticator, settings)
+        try:
+            return transport.connect(arguments.host, arguments.port, site, authenticator, settings)
+        except ConfigError as error:
+            error.rc = USAGE
+            raise
 
     results: list[int | Failure] = []
 

@@ -431,6 +431,8 @@ async def first_push(remote_set: Any) -> DecodedSet:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``10.0.0.7:411`` or ``[fe80::1]:411``."""
+    """Host and port of ``10.0.0.7:411`` or ``[fe80::1]:411``; a path has the port 0."""
+    if address.startswith("/"):
+        return address, 0
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)

@@ -27,13 +27,27 @@ def exit_status(statuses: Mapping[int, str]) -> str:
 def add_connection_options(parser: argparse.ArgumentParser) -> None:
     """The options that name the peer, under the letters that the C tools use."""
     parser.add_argument("-H", "--help", action="help", help="show this text and exit")
-    parser.add_argument("-h", "--host", default="localhost", help="the peer's host (%(default)s)")
+    parser.add_argument(
+        *("-h", "--host"),
+        default="localhost",
+        help="the peer's host, or the path of its socket (%(default)s)",
+    )
     parser.add_argument("-p", "--port", type=port, default=411, help="its port (%(default)s)")
     parser.add_argument(
         "-x", "--xprt", default="sock", metavar="NAME", help="transport (%(default)s)"
     )
     parser.add_argument(
-        "-a", "--auth", default="none", metavar="NAME", help="authentication (%(default)s)"
+        *("-X", "--xprt_opt"),
+        action="append",
+        default=[],
+        type=name_and_value,
+        metavar="NAME=VALUE",
+        help="an attribute of the transport; may be repeated",
+    )
+    parser.add_argument(
+        *("-a", "--auth"),
+        metavar="NAME",
+        help="authentication (none, or what the transport proves)",
     )
     parser.add_argument(
         *("-A", "--auth_opt"),

@@ -82,6 +82,19 @@ tls = TransportFactory(
     authenticates=True,
 )
 
+unix = TransportFactory(
+    name="unix",
+    summary="A unix socket, for processes of this node; the system says who they are.",
+    attributes=(
+        AttributeSpec(
+            "mode", "To listen: who may connect, by the write bits of the socket.", "octal", "666"
+        ),
+    ),
+    maker="ldmsjob.transports.unix:UnixTransport",
+    has_ports=False,
+    authenticates=True,
+)
+
 notifier = TransportFactory(
     name="notifier",
     summary="The lines of ldmsjob's own Slurm notifiers, over a unix socket; only listens.",

@@ -11,13 +11,10 @@ import errno
 import fcntl
 import os
 import socket
-import stat
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.application.service import Service
-from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel
 from twisted.python.filepath import FilePath
@@ -29,16 +26,22 @@ from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.transports.intake import MESSAGES_OFF, Intake
 from ldmsjob.transports.notifier_lines import MessageMaker
 from ldmsjob.transports.notifier_links import NotifierLink
+from ldmsjob.transports.unixsocket import (
+    BACKLOG,
+    MAX_PATH_BYTES,
+    RC_LISTEN_FAILED,
+    Acceptor,
+    bound_socket,
+    in_use,
+    peer_process,
+    prepare_directory,
+)
 from ldmsjob.wire.events import Credential
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
-    from twisted.python.failure import Failure
 
     from ldmsjob.interfaces import IPluginContext
-
-BACKLOG = 1024
-"""Connections that wait to be accepted."""
 
 MAX_LINKS = 1024
 """Connections of one listener at once. Whoever comes when there are so many is closed, and uses the
@@ -50,18 +53,7 @@ POLL_SECONDS = 5.0
 POLL_ONLY_SECONDS = 1.0
 """The same where the kernel cannot tell when it grows."""
 
-PAUSE_SECONDS = 1.0
-"""How long nothing is accepted when there are no file descriptors left."""
-
-MAX_PATH_BYTES = 107
-"""The longest path that a unix socket can have."""
-
-RC_LISTEN_FAILED = 7
-"""The C daemon's exit status when it cannot listen."""
-
 _IN_MODIFY = 0x2
-_PEERCRED = struct.Struct("iII")
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @implementer(ITransport)
@@ -131,54 +123,6 @@ class _LinkFactory(Factory):
         return self._link
 
 
-@implementer(IReadDescriptor)
-class _Acceptor:
-    """Accepts all who wait. Who they are is decided upon before a byte of theirs is read."""
-
-    def __init__(
-        self, reactor: Any, listening: socket.socket, accepted: Callable[[socket.socket], None]
-    ) -> None:
-        self._reactor = reactor
-        self._listening = listening
-        self._accepted = accepted
-        self._pause: IDelayedCall | None = None
-        reactor.addReader(self)
-
-    def fileno(self) -> int:
-        """The socket's."""
-        return self._listening.fileno()
-
-    def logPrefix(self) -> str:  # noqa: N802
-        """For the reactor."""
-        return "notifier"
-
-    def doRead(self) -> None:  # noqa: N802
-        """Take all who wait."""
-        for _ in range(BACKLOG):
-            try:
-                connection, _ = self._listening.accept()
-            except OSError as error:
-                if error.errno in _NO_DESCRIPTORS:
-                    self._reactor.removeReader(self)
-                    self._pause = self._reactor.callLater(PAUSE_SECONDS, self._go_on)
-                return
-            with connection:
-                self._accepted(connection)
-
-    def _go_on(self) -> None:
-        self._pause = None
-        self._reactor.addReader(self)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """For the reactor."""
-
-    def close(self) -> None:
-        """Accept no more."""
-        if self._pause is not None:
-            self._pause.cancel()
-        self._reactor.removeReader(self)
-
-
 @implementer(IListener)
 class NotifierListener(Service):
     """Listens on a unix socket while it runs; see ``IListener``.
@@ -212,7 +156,7 @@ class NotifierListener(Service):
         self._limited = LimitedLog(context.log, now=context.clock.seconds)
         self._socket: socket.socket | None = None
         self._lock = -1
-        self._acceptor: _Acceptor | None = None
+        self._acceptor: Acceptor | None = None
         self._watch: Any = None
         self._poll: IDelayedCall | None = None
 
@@ -263,10 +207,10 @@ class NotifierListener(Service):
     def _bind(self) -> None:
         if self._socket is not None:
             return
-        prepare_directory(os.path.dirname(self._path))
+        prepare_directory(os.path.dirname(self._path), 0o700)
         self._lock = lock(self._path)
         try:
-            self._socket = bound_socket(self._path)
+            self._socket = bound_socket(self._path, "notifier")
         except BaseException:
             os.close(self._lock)
             raise
@@ -286,13 +230,11 @@ class NotifierListener(Service):
         """The spool has been read: take connections."""
         assert self._socket is not None
         self._socket.listen(BACKLOG)
-        self._acceptor = _Acceptor(self._reactor, self._socket, self._accepted)
+        self._acceptor = Acceptor(self._reactor, self._socket, self._accepted)
 
     def _accepted(self, connection: socket.socket) -> None:
         """Somebody has connected. Closed by the caller: what becomes a link is duplicated."""
-        size = _PEERCRED.size
-        packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        pid, uid, gid = _PEERCRED.unpack(packed)
+        pid, uid, gid = peer_process(connection)
         who = f"pid {pid} of uid {uid}"
         if uid not in (0, os.geteuid()):
             self._refuse("uid", who, "not permitted: neither root nor the daemon's user")
@@ -361,34 +303,6 @@ class NotifierListener(Service):
         self._intake.look()
 
 
-def prepare_directory(path: str) -> None:
-    """Make the directory for the socket, or look whether nobody else may write to it.
-
-    Raises ``ConfigError``.
-    """
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise ConfigError(
-            f"the directory '{path}' cannot be made: {error.strerror}", rc=RC_LISTEN_FAILED
-        ) from None
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise ConfigError(f"'{path}': {error.strerror}", rc=RC_LISTEN_FAILED) from None
-    if not stat.S_ISDIR(found.st_mode):
-        raise ConfigError(f"'{path}' is no directory", rc=RC_LISTEN_FAILED)
-    if found.st_uid not in (0, os.geteuid()):
-        problem, hint = f"belongs to uid {found.st_uid}", f"chown {os.geteuid()} {path}"
-    elif found.st_mode & 0o022:
-        problem, hint = "may be written to by others", f"chmod 0700 {path}"
-    else:
-        return
-    raise ConfigError(f"the directory '{path}' {problem}", rc=RC_LISTEN_FAILED, hint=hint)
-
-
 def lock(path: str) -> int:
     """Keep other daemons away from that socket and its spool, until the descriptor is closed.
 
@@ -403,60 +317,7 @@ def lock(path: str) -> int:
             os.close(file)
             raise
     except BlockingIOError:
-        raise _in_use(path) from None
+        raise in_use(path, "notifier") from None
     except OSError as error:
         raise ConfigError(f"'{name}': {error.strerror}", rc=RC_LISTEN_FAILED) from None
     return file
-
-
-def _in_use(path: str) -> ConfigError:
-    return ConfigError(
-        f"cannot listen on notifier {path}: another daemon listens there",
-        rc=RC_LISTEN_FAILED,
-        hint=f"see it with `ss -xlp src {path}`",
-    )
-
-
-def bound_socket(path: str) -> socket.socket:
-    """A socket bound to ``path``, not listening yet, that its owner alone may connect to.
-
-    Replaces one on which nobody listens. Raises ``ConfigError``.
-    """
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        _remove_stale(path)
-        before = os.umask(0o177)
-        try:
-            made.bind(path)
-        finally:
-            os.umask(before)
-    except OSError as error:
-        made.close()
-        raise ConfigError(
-            f"cannot listen on notifier {path}: {error.strerror}", rc=RC_LISTEN_FAILED
-        ) from None
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket of a daemon that is gone."""
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise ConfigError(f"'{path}' is there, and no socket", rc=RC_LISTEN_FAILED)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except FileNotFoundError:
-            return
-        except BlockingIOError:
-            pass  # So many wait there that somebody must listen.
-    raise _in_use(path)

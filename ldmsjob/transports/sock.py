@@ -167,9 +167,9 @@ class SockTransport(StreamTransport):
         """A listener that binds when its service starts."""
         factory = self.wrapped(LinkFactory(self, site, authenticator, settings))
 
-        def bind(port: int) -> socket.socket:
+        def bind(port: int) -> tuple[Any, int]:
             try:
-                return bound_socket(host, port)
+                bound = bound_socket(host, port)
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise ConfigError(
@@ -177,8 +177,12 @@ class SockTransport(StreamTransport):
                     rc=RC_LISTEN_FAILED,
                     hint=_listen_hint(error, port),
                 ) from None
+            with bound:
+                # The reactor has a copy of the descriptor from here on.
+                listening = self.reactor.adoptStreamPort(bound.fileno(), bound.family, factory)
+                return listening, bound.getsockname()[1]
 
-        return StreamListener(self.reactor, factory, port, bind)
+        return StreamListener(port, bind)
 
     def wrapped(self, factory: LinkFactory) -> Any:
         """The factory of a listener, inside of what else its connections speak."""

@@ -30,8 +30,6 @@ from ldmsjob.transports.rail import ArrivingRails, Rail
 from ldmsjob.wire.rail import MAX_ENDPOINTS
 
 if TYPE_CHECKING:
-    import socket
-
     from ldmsjob.interfaces import IPluginContext
     from ldmsjob.wire.events import SourceAddress
     from ldmsjob.wire.xprt import ConnectionMessage
@@ -253,21 +251,12 @@ class StreamListener(Service):
     """Listens while it runs. Bound in ``privilegedStartService``, or at the latest in
     ``startService``; both raise ``ConfigError`` when that fails.
 
-    ``bind`` makes the listening socket, ``unbound`` is called when it has been closed.
+    ``bind`` makes something that accepts connections until its ``stopListening`` is called, and
+    tells the real port.
     """
 
-    def __init__(
-        self,
-        reactor: Any,
-        factory: Any,
-        port: int,
-        bind: Callable[[int], socket.socket],
-        unbound: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._reactor = reactor
-        self._factory = factory
-        self._bind_socket = bind
-        self._unbound = unbound
+    def __init__(self, port: int, bind: Callable[[int], tuple[Any, int]]) -> None:
+        self._bind_port = bind
         self._listening: Any = None
         self.port = port
 
@@ -290,22 +279,8 @@ class StreamListener(Service):
         """Accept no more. Links that are open stay."""
         super().stopService()
         listening, self._listening = self._listening, None
-        if listening is None:
-            return None
-        self._unbound()
-        return cast("Deferred[None] | None", listening.stopListening())
+        return None if listening is None else listening.stopListening()
 
     def _bind(self) -> None:
-        if self._listening is not None:
-            return
-        bound = self._bind_socket(self.port)
-        try:
-            # The reactor has a copy of the descriptor from here on.
-            self._listening = self._reactor.adoptStreamPort(
-                bound.fileno(), bound.family, self._factory
-            )
-            name = bound.getsockname()
-            if isinstance(name, tuple):
-                self.port = name[1]
-        finally:
-            bound.close()
+        if self._listening is None:
+            self._listening, self.port = self._bind_port(self.port)

@@ -1,0 +1,1 @@
+"""Authentication with real munged processes. Needs munged, and LDMSJOB_REAL to be set."""
