@@ -145,8 +145,8 @@ class IPluginContext(Interface):
     def keep(name: str, value: int | None) -> None:
         """Have the next daemon find ``value`` (64 bits, signed) under that name; None: no longer.
 
-        For what must survive together with the notices of the present turn: both stand in the
-        journal, or neither does. Nothing is kept without a journal.
+        It is written together with the notices that are applied next: both stand in the journal, or
+        neither does. Nothing is kept without a journal.
         """
 
     def kept() -> Mapping[str, int]:

@@ -151,12 +151,16 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(row, (1, 1, 2, self.now_us()))
 
     def test_kept(self):
-        """Numbers are kept by owner and name, with the rows of their turn; None forgets one."""
-        with self.turn:
-            self.journal.keep("notifier", "a", 1)
-            self.journal.keep("notifier", "b", 2)
+        """Numbers are kept by owner and name, with the notices that follow; None forgets one."""
+        self.journal.keep("notifier", "a", 1)
+        self.journal.keep("notifier", "b", 2)
+        self.assertEqual(self.journal.kept("notifier"), {})
+        self.accept(JobInit("1"))
+        self.assertEqual(self.journal.kept("notifier"), {"a": 1, "b": 2})
         self.journal.keep("notifier", "a", None)
         self.journal.keep("other", "a", 3)
+        self.clock.advance(TIDY_SECONDS)
+        self.assertEqual(self.journal.kept("notifier"), {"b": 2})
         self.again()
         self.assertEqual(self.journal.kept("notifier"), {"b": 2})
         self.assertEqual(self.stats.get("transactions"), 0)

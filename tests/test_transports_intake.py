@@ -19,7 +19,7 @@ from ldmsjob.interfaces import LinkSettings
 from ldmsjob.stats import Stats
 from ldmsjob.transports.intake import Intake
 from ldmsjob.transports.notifier_links import NotifierLink
-from ldmsjob.wire.events import Credential
+from ldmsjob.wire.events import Credential, ReturnCredit
 from tests.fake_sites import FakeSite
 from tests.notifiers import line, spool
 
@@ -38,7 +38,14 @@ class Rig:
         self.on = True
         self.ready = 0
         log = Logger(observer=LogPublisher(self.logged.append))
-        context: Any = SimpleNamespace(clock=self.clock, log=log, stats=self.stats)
+        self.kept: dict[str, int | None] = {}
+        context: Any = SimpleNamespace(
+            clock=self.clock,
+            log=log,
+            stats=self.stats,
+            kept=lambda: self.kept,
+            keep=self.kept.__setitem__,
+        )
         settings = LinkSettings(messages_enabled=lambda: self.on)
         self.intake = Intake(
             context, self.path, "slurm", self.site, settings, piece_bytes=piece_bytes
@@ -103,6 +110,33 @@ class OrderTests(SynchronousTestCase):
         link.dataReceived(line(1) + b"\n")
         self.assertEqual(rig.got, [line(1), line(1, pid=2), line(2), line(3)])
         self.assertEqual(rig.stats.get("repeated"), 1)
+
+    def test_next_daemon(self) -> None:
+        """It knows which lines have come, and takes none of them again; also when the one before
+        was killed before it had answered."""
+        rig = Rig(self).start()
+        rig.link().dataReceived(line(1) + b"\n" + line(2) + b"\n")
+        after = Rig(self)
+        after.kept.update(rig.kept)
+        after.start()
+        after.spool(line(2), line(3), line(1, pid=2))
+        after.link().dataReceived(line(1) + b"\n")
+        self.assertEqual(after.got, [line(3), line(1, pid=2)])
+        self.assertEqual(after.stats.get("repeated"), 2)
+
+    def test_next_daemon_and_refused_lines(self) -> None:
+        """Lines that nothing came of are taken by the next daemon."""
+        rig = Rig(self).start()
+        link = rig.link()
+        link.dataReceived(line(1) + b"\n")
+        rig.site.on_events = lambda link, events: link.send(ReturnCredit([1], rc=95))
+        link.dataReceived(line(2) + b"\n" + line(3) + b"\n")
+        after = Rig(self)
+        after.kept.update(rig.kept)
+        after.start()
+        after.spool(line(1), line(2), line(3))
+        after.link().dataReceived(line(1) + b"\n")
+        self.assertEqual(after.got, [line(2), line(3)])
 
     def test_large_spool(self) -> None:
         """A large spool is read in pieces, one a turn, while links wait; they go on behind it."""

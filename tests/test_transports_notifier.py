@@ -74,7 +74,9 @@ class NotifierTestCase(TestCase):
 
     def listener(self, path: str = "", **limits: Any) -> Any:
         """A listener that was not started."""
-        context = SimpleNamespace(clock=reactor, log=Logger(), stats=self.stats)
+        context = SimpleNamespace(
+            clock=reactor, log=Logger(), stats=self.stats, kept=dict, keep=lambda *_: None
+        )
         transport = notifier.NotifierTransport(context, **limits)
         settings = LinkSettings(messages_enabled=lambda: self.on)
         return transport.listen(path or self.path, 0, self.site, None, settings)
@@ -482,7 +484,9 @@ class TransportTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Not configured."""
-        context = SimpleNamespace(clock=Clock(), log=Logger(), stats=Stats())
+        context = SimpleNamespace(
+            clock=Clock(), log=Logger(), stats=Stats(), kept=dict, keep=lambda *_: None
+        )
         self.transport = builtin.notifier.create(context)
 
     def listen(self, path: str | None, authenticator: Any = None) -> Any:

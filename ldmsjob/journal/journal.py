@@ -227,10 +227,9 @@ class Journal:
         self._known.pop(job, None)
 
     def keep(self, owner: str, name: str, value: int | None) -> None:
-        """Keep a number under that name, in the same transaction as all else of this turn; None:
-        no longer."""
+        """Keep a number under that name, in the same transaction as the notices that come next;
+        None: no longer. Without any it is written when the file is tidied."""
         self._kept[owner, name] = value
-        self._commit_soon()
 
     def kept(self, owner: str) -> Mapping[str, int]:
         """What that owner keeps."""
@@ -255,6 +254,8 @@ class Journal:
             self._fails(error)
 
     def _write(self, file: JournalFile) -> None:
+        if not (self._rows or self._changed or self._kept):
+            return
         last = self._number
         jobs = [_job_row(job, known, last) for job, known in self._changed.items()]
         file.write(jobs, self._rows, self._kept)
@@ -364,6 +365,7 @@ class Journal:
         """Delete what is old or too much, in slices; have the log beside the file copied."""
         self._tidying = None
         delay = TIDY_SECONDS
+        self.commit()
         if self._file is not None and not self._failing:
             try:
                 if self._prune(self._file):

@@ -84,6 +84,7 @@ class Intake:
         While messages are off nothing is read, and ``ready`` is called when they are on.
         """
         self._running = True
+        self._book.restore(self._context.kept(), self._context.clock.seconds())
         self._on_drained = ready
         self.site.link_opened(self._spool_link)
         self.look()
@@ -151,6 +152,7 @@ class Intake:
         if not batch.fresh:
             return True
         messages = self._maker.messages(batch.fresh, link.credential, self._wall_clock_us())
+        self._keep(batch)
         link.refused = False
         taken = False
         try:
@@ -159,7 +161,18 @@ class Intake:
         finally:
             if not taken:
                 self._book.forget(batch)
+                self._keep(batch)
         return taken
+
+    def _keep(self, batch: Batch) -> None:
+        """Have the journal know, with what comes of them, which lines have come: a daemon that is
+        killed before it has answered them is sent them again."""
+        keep, book = self._context.keep, self._book
+        for name, number in book.highest(batch).items():
+            keep(name, number)
+        forgotten, book.forgotten = book.forgotten, []
+        for name in forgotten:
+            keep(name, None)
 
     def _count(self, batch: Batch, whose: str) -> None:
         stats = self._context.stats

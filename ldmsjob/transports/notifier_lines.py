@@ -6,7 +6,7 @@ A line is a JSON object that begins with who wrote it, ``{"notifier":{"boot":…
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -136,6 +136,8 @@ class LineBook:
         # Highest number; bit n: highest - n has come; when. Silent for longest first.
         self._processes: dict[Process, tuple[int, int, float]] = {}
         self._boot = ""
+        self.forgotten: list[str] = []
+        """Names of processes that were forgotten; the owner takes them out."""
 
     def __len__(self) -> int:
         """How many processes are remembered."""
@@ -180,6 +182,28 @@ class LineBook:
         batch.answers = bytes(answers)
         return batch
 
+    def restore(self, kept: Mapping[str, int], now: float) -> None:
+        """Know again what ``highest`` of an earlier book told. What is no name is forgotten."""
+        for name, highest in kept.items():
+            boot, _, rest = name.partition("/")
+            pid, _, start = rest.partition("/")
+            if pid.isdecimal() and start.isdecimal():
+                self._processes[boot, int(pid), int(start)] = (highest, _MASK, now)
+            else:
+                self.forgotten.append(name)
+
+    def highest(self, batch: Batch) -> dict[str, int | None]:
+        """Of each process with fresh lines in that batch the highest number that has come; None
+        when none has, because the batch was forgotten."""
+        found: dict[str, int | None] = {}
+        for process, _number in batch.keys:
+            known = self._processes.get(process)
+            if known is not None:
+                highest, seen, _ = known
+                newest = seen & -seen  # The lowest bit that is set.
+                found[_name(process)] = highest - newest.bit_length() + 1 if newest else None
+        return found
+
     def forget(self, batch: Batch) -> None:
         """Nothing came of the fresh lines of that batch: they may come again."""
         for process, number in batch.keys:
@@ -220,9 +244,19 @@ class LineBook:
             oldest = next(iter(processes), None)
             if oldest is None or processes[oldest][2] >= long_ago:
                 break
-            del processes[oldest]
+            self._drop(oldest)
         if len(processes) >= self._max_processes:
-            del processes[next(iter(processes))]
+            self._drop(next(iter(processes)))
+
+    def _drop(self, process: Process) -> None:
+        del self._processes[process]
+        self.forgotten.append(_name(process))
+
+
+def _name(process: Process) -> str:
+    """How a process is called in the journal."""
+    boot, pid, start = process
+    return f"{boot}/{pid}/{start}"
 
 
 def _reason(error: Exception) -> str:
