@@ -118,13 +118,26 @@ class IAuthenticatorFactory(IPluginFactory):
 
 
 class IStats(Interface):
-    """Counters of one instance."""
+    """Counters, gauges and histograms of one instance: what `ldmsjob status` and the metrics for
+    Prometheus tell of it (docs/status.md).
+
+    Names are yours, but few and fixed: never made of what peers or jobs say. What follows a dot in
+    a name is a reason: ``refused.too_long``. They go when the instance does.
+    """
 
     def add(counter: str, amount: int = 1) -> None:
         """Add to a counter, which starts at 0 when it is first named."""
 
     def get(counter: str) -> int:
         """The present value; 0 when nobody has added to it."""
+
+    def gauge(name: str, read: Callable[[], float | None]) -> None:
+        """Have ``read`` called whenever somebody wants to know a present value, which may be seldom
+        or often: it must be quick and change nothing. None: there is none now. A further call with
+        that name puts another in its place."""
+
+    def observe(name: str, seconds: float) -> None:
+        """Something took that long: count it in the histogram of that name."""
 
 
 class IPluginContext(Interface):

@@ -1,23 +1,84 @@
-"""Counters that every layer reports into."""
+"""What every layer reports into: counters, gauges and histograms, in named groups.
+
+`ldmsjob status` and the metrics for Prometheus read here and nowhere else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from zope.interface import implementer
 
+from ldmsjob.errors import PLUGIN_FAULTS
 from ldmsjob.interfaces import IStats
+
+BOUNDS = (
+    *(0.000_05, 0.000_1, 0.000_25, 0.000_5),
+    *(0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0),
+)
+"""Upper ends in seconds of a histogram's buckets; behind them is one for all that took longer."""
+
+RECENT_SECONDS = 3600.0
+"""What happened in this time is recent."""
+
+LOOK_SECONDS = 300.0
+"""How often the counters are noted down, to tell later what is recent."""
+
+
+class Histogram:
+    """How long something took, in buckets of fixed bounds."""
+
+    __slots__ = ("counts", "largest", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        """By bucket; the last one is without an upper end."""
+        self.total = 0.0
+        """All seconds together."""
+        self.largest = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """It took that long once more."""
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.total += seconds
+        if seconds > self.largest:
+            self.largest = seconds
+
+    @property
+    def count(self) -> int:
+        """How often it was observed."""
+        return sum(self.counts)
+
+    def quantile(self, share: float) -> float | None:
+        """Within how many seconds that share was done, at most: the upper end of its bucket, or
+        the largest that there was. None when nothing was observed."""
+        counts = self.counts
+        wanted = share * sum(counts)
+        if not wanted:
+            return None
+        reached = 0
+        for bound, count in zip(BOUNDS, counts, strict=False):
+            reached += count
+            if reached >= wanted:
+                return min(bound, self.largest)
+        return self.largest
 
 
 @implementer(IStats)
 class Stats:
-    """A named group of counters with named groups below it."""
+    """A named group of counters, gauges and histograms, with named groups below it."""
 
-    __slots__ = ("_children", "name", "values")
+    __slots__ = ("_children", "_gauges", "histograms", "name", "values")
 
     def __init__(self, name: str = "") -> None:
         self.name = name
         self.values: dict[str, int] = {}
+        self.histograms: dict[str, Histogram] = {}
+        self._gauges: dict[str, Callable[[], float | None]] = {}
         self._children: dict[str, Stats] = {}
 
     def add(self, counter: str, amount: int = 1) -> None:
@@ -29,6 +90,40 @@ class Stats:
         """The present value; 0 for a counter that nobody has added to."""
         return self.values.get(counter, 0)
 
+    def gauge(self, name: str, read: Callable[[], float | None]) -> None:
+        """Have ``read`` tell a present value whenever somebody asks, in the place of any earlier
+        one of that name. None: there is no value now."""
+        self._gauges[name] = read
+
+    def remove_gauge(self, name: str) -> None:
+        """Tell that value no longer."""
+        self._gauges.pop(name, None)
+
+    def gauges(self) -> dict[str, float]:
+        """The present values, by name, sorted. One that cannot be read is left out and counted as
+        ``gauge_failures``."""
+        values = {}
+        for name, read in sorted(self._gauges.items()):
+            try:
+                value = read()
+            except PLUGIN_FAULTS:
+                self.add("gauge_failures")
+            else:
+                if value is not None:
+                    values[name] = value
+        return values
+
+    def histogram(self, name: str) -> Histogram:
+        """The histogram of that name, made at its first use. Who observes often keeps it."""
+        histogram = self.histograms.get(name)
+        if histogram is None:
+            histogram = self.histograms[name] = Histogram()
+        return histogram
+
+    def observe(self, name: str, seconds: float) -> None:
+        """Something took that long: count it in the histogram of that name."""
+        self.histogram(name).observe(seconds)
+
     def child(self, name: str) -> Stats:
         """The group of that name below this one, made at its first use."""
         group = self._children.get(name)
@@ -37,17 +132,83 @@ class Stats:
         return group
 
     def remove_child(self, name: str) -> None:
-        """Forget a group, e.g. that of a link that closed."""
+        """Forget a group with all that is in it, e.g. that of an instance that is terminated."""
         self._children.pop(name, None)
+
+    def walk(self) -> Iterator[tuple[tuple[str, ...], Stats]]:
+        """All groups below this one, sorted, each with its name and those above it."""
+        for name, group in sorted(self._children.items()):
+            yield (name,), group
+            for path, below in group.walk():
+                yield (name, *path), below
 
     def groups(self) -> Iterator[tuple[str, dict[str, int]]]:
         """The groups below this one as ``a/b`` and their counters, without those that are 0.
 
         Groups and counters are sorted; a group without counters is left out.
         """
-        for name, group in sorted(self._children.items()):
+        for path, group in self.walk():
             counted = {counter: value for counter, value in sorted(group.values.items()) if value}
             if counted:
-                yield name, counted
-            for below, values in group.groups():
-                yield f"{name}/{below}", values
+                yield "/".join(path), counted
+
+
+class Recently:
+    """Remembers what the counters were, so that it can be told what they counted recently.
+
+    ``clock`` makes the calls, ``now`` gives monotonic seconds. ``start`` and ``stop`` it.
+    """
+
+    def __init__(
+        self,
+        stats: Stats,
+        clock: Any,
+        now: Callable[[], float],
+        *,
+        recent_seconds: float = RECENT_SECONDS,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
+        self._stats = stats
+        self._clock = clock
+        self._now = now
+        self._recent_seconds = recent_seconds
+        self._look_seconds = look_seconds
+        self._noted: deque[tuple[float, Mapping[str, Mapping[str, int]]]] = deque()
+        self._call: Any = None
+
+    def start(self) -> None:
+        """Everything that was counted before now is recent, too."""
+        self._noted.append((self._now(), {}))
+        self._call = self._clock.callLater(self._look_seconds, self._look)
+
+    def stop(self) -> None:
+        """Note nothing down any more."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _look(self) -> None:
+        now = self._now()
+        self._noted.append((now, dict(self._stats.groups())))
+        # The oldest but one is old enough.
+        while len(self._noted) > 1 and now - self._noted[1][0] >= self._recent_seconds:
+            self._noted.popleft()
+        self._call = self._clock.callLater(self._look_seconds, self._look)
+
+    def counted(self) -> tuple[float, dict[str, dict[str, int]]]:
+        """For how many seconds back, and what was counted in these: groups as ``a/b``, and their
+        counters that have grown."""
+        if not self._noted:
+            return 0.0, dict(self._stats.groups())
+        since, before = self._noted[0]
+        result = {}
+        for group, counters in self._stats.groups():
+            known = before.get(group, {})
+            grown = {
+                name: value - known.get(name, 0)
+                for name, value in counters.items()
+                if value > known.get(name, 0)
+            }
+            if grown:
+                result[group] = grown
+        return self._now() - since, result
