@@ -33,8 +33,7 @@ class AuthTestCase(WaysTestCase):
 
     def setUp(self) -> None:
         """Skip without a C build."""
-        super().setUp()
-        self.environment = c_environment()
+        self.prepare(c_environment())
 
     def c_tool(self, name: str, port: int, way: Way, *arguments: str) -> Program:
         """Start a C tool against a local port."""

@@ -24,7 +24,7 @@ from ldmsjob.wire.events import Credential, Publish
 from tests.fake_sites import FakeSite
 from tests.interop.peers import wait_until
 from tests.interop.test_messages import asynchronous
-from tests.munge.munged import Munged, require_munge
+from tests.munge.munged import Munged, require_munge, require_real
 
 reactor: Any = installed_reactor
 
@@ -69,6 +69,7 @@ class MungeTestCase(TestCase):
 
     def setUp(self) -> None:
         """Start both."""
+        require_real()
         require_munge()
         self.munged = self.start_munged()
         self.server, self.client = FakeSite(), FakeSite()

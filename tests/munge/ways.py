@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.interop.peers import SOURCE, InteropTestCase, Program, free_port, listens, wait_until
-from tests.munge.munged import Munged, require_munge
+from tests.munge.munged import Munged, require_munge, require_real
 
 OURS = """
 auth_add name=way {way}
@@ -54,8 +54,12 @@ class WaysTestCase(InteropTestCase):
 
     def setUp(self) -> None:
         """No C build is needed."""
-        require_munge()
-        self.environment = dict(os.environ)
+        require_real()
+        self.prepare(dict(os.environ))
+
+    def prepare(self, environment: dict[str, str]) -> None:
+        """Take the environment of programs, and make a directory."""
+        self.environment = environment
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir(parents=True)
 
@@ -71,7 +75,8 @@ class WaysTestCase(InteropTestCase):
         return Way("ovis", (f"conf={path}",))
 
     def munge(self) -> Way:
-        """With a munged of its own, ``self.munged``."""
+        """With a munged of its own, ``self.munged``. Skips the test without munge."""
+        require_munge()
         self.munged = Munged()
         self.addCleanup(self.munged.remove)
         self.munged.start()
