@@ -216,7 +216,7 @@ class MungeTests(MungeTestCase):
             for _ in range(12)
         ]
         self.assertEqual(await deferToThread(lambda: "quick"), "quick")
-        link.send(Publish("c", b"1\0"))
+        link.send(Publish("c", b"1\0", uid=os.geteuid(), gid=os.getegid()))
         await wait_until(lambda: self.server.bodies, "the message")
         self.assertLess(time.monotonic() - began, 2)
         await gatherResults(peers)

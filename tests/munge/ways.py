@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.interop.peers import SOURCE, InteropTestCase, Program, free_port, listens, wait_until
+from tests.interop.peers import InteropTestCase, Program, free_port, listens, wait_until
 from tests.munge.munged import Munged, require_munge, require_real
 
 OURS = """
@@ -91,7 +91,7 @@ class WaysTestCase(InteropTestCase):
         program = self.start(
             *(sys.executable, "-c", code, "--nodaemon", f"--pidfile={path}.pid", "ldmsjob"),
             *("-c", path.name),
-            environment={**os.environ, "PYTHONPATH": str(SOURCE)},
+            environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         await wait_until(lambda: listens(port) or program.status is not None, "our daemon")
         self.assertIsNone(program.status, program.output + program.errors)
