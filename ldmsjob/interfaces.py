@@ -179,8 +179,9 @@ class IJobManagerContext(IPluginContext):
     def subscribe(channel: str, receiver: Callable[[Message], None]) -> ISubscription:
         """Call ``receiver`` with each message of that channel from now on.
 
-        Raises ``ChannelTaken`` when another job manager has that channel, and ``ConfigError``
-        with rc 95 when the message service is off.
+        Only with those of root, of the daemon's user and of the users whom the attribute
+        ``publishers`` names, which every job manager has. Raises ``ChannelTaken`` when another job
+        manager has that channel, and ``ConfigError`` with rc 95 when the message service is off.
         """
 
     def apply(notice: Notice, received_time_us: int, *, origin: Origin = "message") -> None:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 from twisted.internet.task import Clock
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.logger import formatEvent, globalLogPublisher
@@ -203,9 +203,29 @@ class RunTests(TestCase):
         peer = yield Peer.connect(
             reactor, "localhost", port, xprt="tls", xprt_options=self.files.attributes("stranger")
         )
+        self.addCleanup(peer.close)
         entries = yield peer.dir()
         self.assertEqual(sorted(entry.name for entry in entries), [OURS, ROOTS])
-        yield peer.close()
+
+    @inlineCallbacks
+    def test_many_sets_over_tls(self) -> Iterator[Deferred[Any]]:
+        """A directory of several parts, and all its sets, come over TLS."""
+        given = self.files.attributes("server", names=f"tool.example {UID}:5\n")
+        port = self.start("tls", "127.0.0.1", given, UID)
+        schema = Schema("s")
+        schema.add_metric("x", U64)
+        for number in range(3000):
+            made = MetricSet(f"n/{number:04}", schema, clock=lambda: 1, perm=0o444)
+            made.commit(1)
+            self.daemon.registry.add(made)
+        peer = yield Peer.connect(
+            reactor, "localhost", port, xprt="tls", xprt_options=self.files.attributes("tool")
+        )
+        self.addCleanup(peer.close)
+        entries = yield peer.dir()
+        self.assertEqual(len(entries), 3001)
+        found = yield gatherResults([peer.lookup(entry.name) for entry in entries])
+        self.assertEqual([len(sets) for sets in found], [1] * 3001)
 
     @inlineCallbacks
     def test_tls_refused(self) -> Iterator[Deferred[Any]]:

@@ -157,8 +157,8 @@ class CommandTests(SynchronousTestCase):
 
     def test_authentication(self):
         """Only what there is, noticed where it is named; names only once."""
-        self.assertIn("'munge'", self.fails("auth_add name=munge", rc=2).message)
-        self.assertIn("'ovis'", self.fails("default_auth plugin=ovis conf=/x", rc=2).message)
+        self.assertIn("'gssapi'", self.fails("auth_add name=gssapi", rc=2).message)
+        self.assertIn("'gssapi'", self.fails("default_auth plugin=gssapi x=1", rc=2).message)
         self.fails("auth_add name=a plugin=none\nauth_add name=a plugin=none", rc=17)
         self.assertIn("it has none", self.fails("auth_add name=none uid=0", rc=22).hint)
 

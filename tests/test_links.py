@@ -243,6 +243,13 @@ class LogTests(SiteTestCase):
         self.assertEqual(self.stats.get("not_opened.handshake timeout"), 1)
         self.assertEqual(len(self.lines()), 2)
 
+    def test_failed_authentication(self) -> None:
+        """It is an error, which the log shows unless told otherwise, once for each reason."""
+        for reason in ("expired", "wrong key", "expired"):
+            self.site.link_refused("10.0.0.9:9", f"authentication {reason}: munge: …")
+        self.assertEqual(self.stats.get("not_opened.authentication expired"), 2)
+        self.assertEqual([event["log_level"] for event in self.logged], [LogLevel.error] * 2)
+
     def test_connections_without_a_word(self) -> None:
         """Somebody who only looks who listens is counted, and is nothing to warn of."""
         self.site.link_refused("10.0.0.9:9", SILENT)

@@ -486,6 +486,16 @@ class NotifierTests(SynchronousTestCase):
         self.call("task_post_fork")
         self.assertEqual(self.spooled(), ["step_init", "task_init_priv"])
 
+    def test_daemon_that_reads_no_more(self) -> None:
+        """Writing to it is an error, not a signal."""
+        self.daemon.listen()
+        self.harness.step()
+        self.call("init_post_opt")
+        self.daemon.take()
+        self.daemon.stop_reading()
+        self.call("task_post_fork")
+        self.assertEqual(self.spooled(), ["step_init", "task_init_priv"])
+
     def test_many_lines_without_answer(self) -> None:
         """When no more can be kept, waiting begins, and then spooling from the oldest on."""
         self.daemon.listen()

@@ -431,14 +431,18 @@ class RefusalTests(TlsTestCase):
 
     @inlineCallbacks
     def test_unchecked(self) -> Iterator[Deferred[Any]]:
-        """Should OpenSSL ever not ask about a certificate, its owner is not let in."""
-        listener = self.listen()
-        layer = sys.modules["ldmsjob.transports.tlslayer"]
-        self.patch(layer._Check, "__call__", lambda *_: True)
-        with self.assertRaises((AuthFailed, PeerError)):
-            yield self.connect(listener)
-        yield self.server.until(lambda: self.server.refused)
-        self.assertEqual(self.server.links, [])
+        """Should OpenSSL ever not ask about a certificate, its owner is not let in, whatever else
+        would authenticate him."""
+        for authenticator in (None, NoneAuthenticator()):
+            listener = self.listen(authenticator=authenticator)
+            layer = sys.modules["ldmsjob.transports.tlslayer"]
+            checks = self.patch(layer._Check, "__call__", lambda *_: True)
+            with self.assertRaises((AuthFailed, PeerError)):
+                yield self.connect(listener, authenticator=authenticator)
+            checks.restore()
+            yield self.server.until(lambda: self.server.refused)
+            self.assertEqual(self.server.links, [])
+            del self.server.refused[:]
 
 
 class IdentityTests(SynchronousTestCase):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+from OpenSSL import SSL
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
@@ -55,6 +56,15 @@ class ConfigurationTests(SynchronousTestCase):
     def test_interface(self) -> None:
         """The transport is one."""
         verifyObject(ITransport, self.configured())
+
+    def test_what_is_switched_off(self) -> None:
+        """Versions below 1.2, and taking a session up again: each certificate is looked at."""
+        context = self.configured().current().context
+        options = context.set_options(0)
+        for name in ("OP_NO_SSLv3", "OP_NO_TLSv1", "OP_NO_TLSv1_1", "OP_NO_TICKET"):
+            self.assertTrue(options & getattr(SSL, name), name)
+        self.assertFalse(options & SSL.OP_NO_TLSv1_2)
+        self.assertEqual(context.get_session_cache_mode(), SSL.SESS_CACHE_OFF)
 
     def test_key_that_others_read(self) -> None:
         """A key is for its owner's eyes only."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
-from ldmsjob import __version__
+from ldmsjob import __version__, notify
 from ldmsjob.cli.output import complain, until_reader_leaves
 from ldmsjob.errors import ConfigError
 
@@ -23,6 +23,7 @@ SUBCOMMANDS = (
     "plugins",
     "check",
     "spank",
+    "notify",
 )
 """Modules of this package, each with ``add_parser(subparsers)``. They import what is heavy when
 they run."""
@@ -64,11 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     unless something was wrong already. Raises ``SystemExit`` after ``--help``, and when the output
     cannot be written.
     """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["notify"]:  # every job waits for it
+        return notify.main(arguments[1:])
     status = 0
     with until_reader_leaves():
         try:
-            arguments = parser().parse_args(argv)
-            status = arguments.run(arguments) or 0
+            chosen = parser().parse_args(arguments)
+            status = chosen.run(chosen) or 0
         except ConfigError as error:
             complain(str(error))
             status = error.rc

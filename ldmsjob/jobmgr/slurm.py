@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ldmsjob.errors import Busy
 from ldmsjob.interfaces import IChannelJobManager, IJobManagerContext, ISubscription
+from ldmsjob.jobmgr.reconciler import Reconciler
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.wire.events import JSON, Message
@@ -313,7 +315,8 @@ def repair(body: bytes) -> Any | None:
 class SlurmJobManager:
     """Listens to one channel of the message service.
 
-    Attribute: ``message_channel``, an exact channel name, by default ``slurm``.
+    Attributes: ``message_channel``, an exact channel name, by default ``slurm``, and those of
+    ``Reconciler``, which holds the jobs against the node and Slurm.
 
     Counters: ``messages`` (all that came), ``not_json`` (of another type, ignored),
     ``special_step`` (about Slurm's own steps, ignored), ``repaired``, and ``rejected_<reason>``
@@ -328,6 +331,7 @@ class SlurmJobManager:
         self._log = LimitedLog(context.log)
         self._channel = DEFAULT_CHANNEL
         self._subscription: ISubscription | None = None
+        self._reconciler = Reconciler(context, self.resource_manager)
         self._state = "STOPPED"
 
     @property
@@ -341,13 +345,15 @@ class SlurmJobManager:
         return (self._channel,)
 
     def configure(self, attributes: Mapping[str, str]) -> None:
-        """Take the channel name, for the next start."""
+        """Take the attributes, for the next start. Raises ``ConfigError``."""
+        self._reconciler.configure(attributes)
         self._channel = attributes.get("message_channel", DEFAULT_CHANNEL)
 
     def start(self) -> None:
         """Listen. Raises ``Busy`` unless stopped, ``ChannelTaken`` when another listens there."""
         self._expect("STOPPED", "start")
         self._subscription = self._context.subscribe(self._channel, self.received)
+        self._reconciler.start()
         self._state = "STARTED"
 
     def stop(self) -> Deferred[None]:
@@ -356,7 +362,8 @@ class SlurmJobManager:
         subscription, self._subscription = self._subscription, None
         assert subscription is not None
         self._state = "STOPPING"
-        return subscription.close().addBoth(self._stopped)
+        closing = [subscription.close(), self._reconciler.stop()]
+        return gatherResults(closing).addBoth(self._stopped)
 
     def received(self, message: Message) -> None:
         """Apply what one message says."""
@@ -406,4 +413,4 @@ class SlurmJobManager:
 
     def _stopped(self, result: Any) -> Any:
         self._state = "STOPPED"
-        return result
+        return result if isinstance(result, Failure) else None

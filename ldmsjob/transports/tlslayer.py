@@ -235,7 +235,7 @@ class TlsConnection(BufferingTLSTransport):
 
     def _refuse_plain(self, data: bytes) -> None:
         transport: Any = self.transport
-        self.verdict.refusal = "no tls", "it does not speak TLS; this is no plain sock connection"
+        self.verdict.refusal = "no tls", "it does not speak TLS, as both sides of xprt=tls must"
         if data.startswith(_CONNECT_START):
             transport.write(zap.rejected_frame("this listener speaks TLS: connect with xprt=tls"))
         transport.loseConnection()

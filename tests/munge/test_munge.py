@@ -24,7 +24,7 @@ from ldmsjob.wire.events import Credential, Publish
 from tests.fake_sites import FakeSite
 from tests.interop.peers import wait_until
 from tests.interop.test_messages import asynchronous
-from tests.munge.munged import Munged, require_munge
+from tests.munge.munged import Munged, require_munge, require_real
 
 reactor: Any = installed_reactor
 
@@ -69,6 +69,7 @@ class MungeTestCase(TestCase):
 
     def setUp(self) -> None:
         """Start both."""
+        require_real()
         require_munge()
         self.munged = self.start_munged()
         self.server, self.client = FakeSite(), FakeSite()
@@ -215,7 +216,7 @@ class MungeTests(MungeTestCase):
             for _ in range(12)
         ]
         self.assertEqual(await deferToThread(lambda: "quick"), "quick")
-        link.send(Publish("c", b"1\0"))
+        link.send(Publish("c", b"1\0", uid=os.geteuid(), gid=os.getegid()))
         await wait_until(lambda: self.server.bodies, "the message")
         self.assertLess(time.monotonic() - began, 2)
         await gatherResults(peers)

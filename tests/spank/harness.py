@@ -102,6 +102,11 @@ class Daemon:
                 self._links[link] = 0
         return "after 0"
 
+    def stop_reading(self) -> None:
+        """Let the other side write nothing any more."""
+        for link in self._links:
+            link.shutdown(socket.SHUT_RD)
+
     def hang_up(self) -> None:
         """Close the connections, whatever was not read."""
         for link in self._links:

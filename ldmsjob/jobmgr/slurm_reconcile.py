@@ -1,0 +1,595 @@
+"""What to believe of Slurm's jobs after a look at the node and, perhaps, Slurm's answer.
+
+Pure: beliefs, a look, an answer and the time in; notices out. What one look cannot tell, such as
+whether something is gone for good, is kept from look to look.
+
+What counts, from the strongest:
+
+* a *trace* on the node, a ``slurmstepd`` or a populated cgroup: the job is alive here;
+* Slurm's answer: a job that it lists as running is alive; one that it lists as over, or does not
+  list, is gone, when it says so twice and the job has not changed meanwhile;
+* without an answer: a job whose batch or extern step has left is gone; any other when the node has
+  shown nothing of it for a long time.
+
+docs/slurm.md, Reconciling, is the version for users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ldmsjob.facts import JobFacts, JobKey, StepFacts, TaskFacts
+from ldmsjob.jobmgr.slurm_node import KEEPERS, NodeView, StepProcess, TaskProcess
+from ldmsjob.jobmgr.slurm_query import Answer, SlurmJob
+from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
+
+SETTLE_SECONDS = 10.0
+"""A job whose record changed less than this ago is not ended: more may be under way."""
+
+CONFIRM_SECONDS = 5.0
+"""Between the first and the last of two looks that found something gone."""
+
+YOUNG_US = 5_000_000
+"""What started less than this ago is not adopted yet: its own notice is expected."""
+
+FIRST_VOUCH_SECONDS = 60.0
+LONGEST_VOUCH_SECONDS = 600.0
+"""For how long Slurm's word that a job runs is enough, when the node shows nothing of it."""
+
+UNREPORTED_STATUS = -1
+"""Of a task that ended unseen."""
+
+
+class Belief(NamedTuple):
+    """A job that runs or lingers, as the job table has it."""
+
+    key: JobKey
+    facts: JobFacts
+    ended: bool
+    steps: Sequence[StepFacts]
+    tasks: Sequence[TaskFacts]
+
+
+class Finding(NamedTuple):
+    """A notice to be applied, and why."""
+
+    notice: Notice
+    why: str
+
+
+class Verdict(NamedTuple):
+    """What came of a look."""
+
+    findings: Sequence[Finding]
+    unsettled: bool
+    """Whether another look should follow soon: something is not certain yet."""
+
+
+class _Absence:
+    """How often something was found gone, in a row."""
+
+    __slots__ = ("first", "times")
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.first = 0.0
+
+    def seen(self) -> None:
+        self.times = 0
+
+    def missed(self, now: float) -> bool:
+        """Once more not there: whether that is enough."""
+        if not self.times:
+            self.first = now
+        self.times += 1
+        return self.times > 1 and now - self.first >= CONFIRM_SECONDS
+
+
+class _Look:
+    """One look, sorted."""
+
+    def __init__(
+        self,
+        view: NodeView,
+        processes: Iterable[StepProcess],
+        answer: Answer | None,
+        now: float,
+        now_us: int,
+        gap: bool,
+        vanished: frozenset[str],
+    ) -> None:
+        self.view = view
+        self.answer = answer
+        self.now = now
+        self.now_us = now_us
+        self.gap = gap
+        self.vanished = vanished
+        self.traced = _traced(view)
+        self.processes: dict[str, list[StepProcess]] = {}
+        for process in processes:
+            self.processes.setdefault(process.job_id, []).append(process)
+        self.candidates: set[object] = set()
+        """What may be adopted after the next look."""
+
+
+class _Watch:
+    """What is remembered of one attempt of a job from look to look."""
+
+    __slots__ = (
+        "_mark",
+        "_pid_starts",
+        "_vouches",
+        "absence",
+        "changed",
+        "keeper",
+        "step_absences",
+        "steps",
+        "steps_done",
+        "traceless_since",
+        "vouched_until",
+    )
+
+    def __init__(self, now: float) -> None:
+        self.changed = now
+        """When its record was last seen changed."""
+        self.absence = _Absence()
+        self.keeper = False
+        """Whether its batch or extern step was seen here."""
+        self.traceless_since: float | None = None
+        self.vouched_until = float("-inf")
+        self.steps: set[tuple[int, int]] = set()
+        """Steps and nodes whose processes were seen here."""
+        self.step_absences: dict[tuple[int, int], _Absence] = {}
+        self.steps_done: set[tuple[int, int]] = set()
+        """Steps and nodes that were ended because they had left."""
+        self._vouches = 0
+        self._mark: object = None
+        self._pid_starts: dict[tuple[int, int, int], tuple[int, int]] = {}
+        """The pid of each open task and when that process started, once seen alive."""
+
+    def observe(self, belief: Belief, look: _Look) -> None:
+        """Take in what a look shows of the job."""
+        mark = (
+            belief.facts,
+            len(belief.steps),
+            sum(step.end_us is not None for step in belief.steps),
+            len(belief.tasks),
+            sum(task.end_us is not None for task in belief.tasks),
+        )
+        if mark != self._mark:
+            if self._mark is not None:
+                self.changed = look.now
+            self._mark = mark
+        self.remember(look.processes.get(belief.key.job_id, ()))
+        for task in belief.tasks:
+            key = (task.step_id, task.node_id, task.task_id)
+            if task.end_us is not None or task.pid is None:
+                self._pid_starts.pop(key, None)
+                continue
+            start_us = look.view.alive.get(task.pid)
+            # A process that is younger than the task is another one of the same number.
+            if start_us is not None and start_us <= (task.start_us or start_us) + YOUNG_US:
+                self._pid_starts.setdefault(key, (task.pid, start_us))
+
+    def remember(self, processes: Iterable[StepProcess]) -> None:
+        """Take in step processes of the job."""
+        for process in processes:
+            if process.step in KEEPERS:
+                self.keeper = True
+            elif process.step_id is not None and process.node_id is not None:
+                self.steps.add((process.step_id, process.node_id))
+
+    def has_live_task(self, view: NodeView, step: tuple[int, int] | None = None) -> bool:
+        """Whether a process that was once seen as a task of the job, or of that step's part on a
+        node, still runs."""
+        return any(
+            # Starts are computed from the uptime anew at each look.
+            abs(view.alive.get(pid, 0) - start_us) < 1_000_000
+            for key, (pid, start_us) in self._pid_starts.items()
+            if step is None or key[:2] == step
+        )
+
+    def alive(self) -> None:
+        """The node shows it."""
+        self.absence.seen()
+        self.traceless_since = None
+        self.vouched_until = float("-inf")
+        self._vouches = 0
+
+    def vouch(self, now: float) -> None:
+        """The node does not show it, but Slurm says that it runs: believed for a while, and for
+        longer each time."""
+        self.absence.seen()
+        pause = min(FIRST_VOUCH_SECONDS * 2**self._vouches, LONGEST_VOUCH_SECONDS)
+        self._vouches = min(self._vouches + 1, 16)
+        self.vouched_until = now + pause
+
+
+class Judge:
+    """Compares, look by look.
+
+    ``asked_nodes`` are the names of the nodes that Slurm is asked for: those that this daemon
+    answers for. ``shared``: the node runs several ``slurmd``, of which only those count; otherwise
+    whatever runs here does. ``own_uid`` is given when Slurm may hide other users' jobs from this
+    daemon. ``stale`` is after how many seconds without any trace, and without an answer from Slurm,
+    a job counts as gone; 0: never.
+    """
+
+    def __init__(
+        self,
+        *,
+        asked_nodes: frozenset[str],
+        shared: bool = False,
+        stale: float = 0.0,
+        own_uid: int | None = None,
+    ) -> None:
+        self._nodes = asked_nodes
+        self._shared = shared
+        self._stale = stale
+        self._own_uid = own_uid
+        self._watches: dict[JobKey, _Watch] = {}
+        self._last_processes: Mapping[str, Sequence[StepProcess]] = {}
+        """Of each job at the last look."""
+        self._credible = False
+        """Whether this node has ever shown anything of Slurm's."""
+        self._judged: frozenset[tuple[int, int]] = frozenset()
+        """Step processes of jobs that were believed in at some look, or that Slurm disowned."""
+        self._candidates: frozenset[object] = frozenset()
+        """What the last look found and did not adopt yet."""
+
+    def is_in_doubt(self, beliefs: Iterable[Belief], view: NodeView, now: float) -> bool:
+        """Whether node and beliefs differ in a way that Slurm could settle."""
+        traced = _traced(view)
+        known = set()
+        for belief in beliefs:
+            job_id = belief.key.job_id
+            known.add(job_id)
+            if belief.ended or job_id in traced:
+                continue
+            watch = self._watches.get(belief.key)
+            if watch is None or now >= watch.vouched_until:
+                return True
+        return any(
+            step.job_id not in known and step.identity not in self._judged
+            for step in self._ours(view)
+        )
+
+    def decide(
+        self,
+        beliefs: Sequence[Belief],
+        view: NodeView,
+        answer: Answer | None,
+        *,
+        now: float,
+        now_us: int,
+        gap: bool = False,
+        vanished: frozenset[str] = frozenset(),
+    ) -> Verdict:
+        """What to do. ``beliefs`` are of now; ``view`` and ``answer`` of a moment ago, together.
+
+        ``now`` is monotonic, ``now_us`` the wall clock. ``gap``: notices may have been missed, so
+        that jobs of which the node shows nothing are adopted, too, where Slurm knows them.
+        ``vanished`` are jobs that were forgotten since the look began.
+        """
+        self._credible = self._credible or bool(view.steps or view.cgroups)
+        look = _Look(view, self._ours(view), answer, now, now_us, gap, vanished)
+        running = [belief for belief in beliefs if not belief.ended]
+        self._watches = {
+            belief.key: self._watches.get(belief.key) or self._new_watch(belief, now)
+            for belief in running
+        }
+        self._last_processes = look.processes
+        findings: list[Finding] = []
+        unsettled = False
+        for belief in running:
+            watch = self._watches[belief.key]
+            watch.observe(belief, look)
+            end = self._end_of_job(watch, belief, look)
+            if end is not None:
+                findings.append(end)
+                continue
+            unsettled = unsettled or watch.absence.times > 0
+            if belief.key.job_id in look.traced:
+                findings += self._ended_steps(watch, belief, look)
+                unsettled = unsettled or any(one.times for one in watch.step_absences.values())
+                findings += self._adopted_steps(belief, look)
+        findings += self._adopted_jobs(beliefs, look)
+        self._judge(beliefs, findings, look)
+        self._candidates = frozenset(look.candidates)
+        return Verdict(findings, unsettled or bool(look.candidates))
+
+    def _ours(self, view: NodeView) -> list[StepProcess]:
+        if not self._shared:
+            return list(view.steps)
+        return [step for step in view.steps if step.node is None or step.node in self._nodes]
+
+    def _new_watch(self, belief: Belief, now: float) -> _Watch:
+        watch = _Watch(now)
+        watch.remember(self._last_processes.get(belief.key.job_id, ()))
+        return watch
+
+    # Ending
+
+    def _end_of_job(self, watch: _Watch, belief: Belief, look: _Look) -> Finding | None:
+        job_id = belief.key.job_id
+        answer, now = look.answer, look.now
+        slurm = answer.get(job_id) if answer is not None else None
+        settled = now - watch.changed >= SETTLE_SECONDS
+        if slurm is not None and slurm.running and _is_later_run(slurm, belief.facts):
+            if watch.absence.missed(now) and settled:
+                end_us = min(slurm.start_us or look.now_us, look.now_us)
+                return Finding(JobExit(job_id, time_us=end_us), "it was requeued and runs again")
+            return None
+        if job_id in look.traced:
+            watch.alive()
+            return None
+        if watch.traceless_since is None:
+            watch.traceless_since = now
+        if slurm is not None and not slurm.over:
+            watch.vouch(now)
+            return None
+        if not self._is_ours(belief):
+            return None
+        if answer is not None and (slurm is not None or self._shows(answer, belief.facts.uid)):
+            if watch.absence.missed(now) and settled:
+                return _end(belief, slurm, look.now_us)
+            return None
+        if now < watch.vouched_until or watch.has_live_task(look.view):
+            return None
+        if watch.keeper:
+            if watch.absence.missed(now) and settled:
+                why = "its batch or extern step has left the node"
+                return Finding(JobExit(job_id, time_us=look.now_us), why)
+        elif self._stale and self._credible and now - watch.traceless_since >= self._stale:
+            why = f"the node has shown nothing of it for {self._stale:g} s"
+            return Finding(JobExit(job_id, time_us=look.now_us), why)
+        return None
+
+    def _is_ours(self, belief: Belief) -> bool:
+        """Whether all nodes that it is known to run on are ours. Often none is known."""
+        return self._nodes.issuperset(belief.facts.nodes)
+
+    def _shows(self, answer: Answer, uid: int | None) -> bool:
+        """Whether a job of that user would be in the answer if there were one."""
+        own = self._own_uid
+        return own is None or uid == own or any(job.uid != own for job in answer.values())
+
+    def _ended_steps(self, watch: _Watch, belief: Belief, look: _Look) -> list[Finding]:
+        """Steps of a job that is alive whose processes have left, each node's part by itself."""
+        job_id = belief.key.job_id
+        present: set[tuple[int | None, int | None]] = set()
+        for process in look.processes.get(job_id, ()):
+            present.add((process.step_id, process.node_id))
+        groups = {group.step for group in look.view.cgroups if group.job_id == job_id}
+        findings = []
+        for step in belief.steps:
+            if step.end_us is not None or step.start_us is None:
+                continue
+            for node_id in step.node_ids:
+                key = (step.step_id, node_id)
+                if key in watch.steps_done or not (key in watch.steps or not self._shared):
+                    continue
+                absence = watch.step_absences.setdefault(key, _Absence())
+                if (
+                    key in present
+                    or (step.step_id, None) in present
+                    or str(step.step_id) in groups
+                    or watch.has_live_task(look.view, key)
+                ):
+                    absence.seen()
+                elif absence.missed(look.now):
+                    watch.steps_done.add(key)
+                    del watch.step_absences[key]
+                    findings += _end_of_step(belief, key, look.now_us)
+        open_steps = {step.step_id for step in belief.steps if step.end_us is None}
+        for key in [key for key in watch.step_absences if key[0] not in open_steps]:
+            del watch.step_absences[key]
+        return findings
+
+    # Adopting
+
+    def _is_due(self, look: _Look, mark: object, start_us: int | None, *, at_once: bool) -> bool:
+        """Whether something that runs unannounced is to be adopted; otherwise it is looked for
+        again soon. What has just begun is not: its own notice is expected."""
+        young = start_us is not None and look.now_us - start_us < YOUNG_US
+        if mark in self._candidates or (at_once and not young):
+            return True
+        look.candidates.add(mark)
+        return False
+
+    def _adopted_steps(self, belief: Belief, look: _Look) -> list[Finding]:
+        """Steps and tasks of a known job whose notices are missing."""
+        steps = {step.step_id: step for step in belief.steps}
+        tasks = {(task.step_id, task.node_id, task.task_id) for task in belief.tasks}
+        findings: list[Finding] = []
+        for process in look.processes.get(belief.key.job_id, ()):
+            step_id, node_id = process.step_id, process.node_id
+            if step_id is None or node_id is None:
+                continue
+            if belief.key.attempt > 1 and process.start_us < (belief.facts.start_us or 0):
+                continue  # of the attempt before, and about to leave
+            step = steps.get(step_id)
+            is_known = step is not None and step.start_us is not None and node_id in step.node_ids
+            if step is not None and step.end_us is not None:
+                continue
+            missing = [
+                task for task in process.tasks if (step_id, node_id, task.task_id) not in tasks
+            ]
+            if is_known and not missing:
+                continue
+            start_us = process.start_us
+            if is_known:
+                start_us = max(task.start_us for task in missing)
+            mark = (process.identity, is_known, tuple(task.pid for task in missing))
+            if not self._is_due(look, mark, start_us, at_once=look.gap):
+                continue
+            if not is_known:
+                findings.append(Finding(_step_init(process, step_id, node_id), "it runs here"))
+            findings += _task_inits(process, step_id, node_id, missing)
+        return findings
+
+    def _adopted_jobs(self, beliefs: Sequence[Belief], look: _Look) -> list[Finding]:
+        known: dict[str, list[Belief]] = {}
+        for belief in beliefs:
+            known.setdefault(belief.key.job_id, []).append(belief)
+        findings: list[Finding] = []
+        for job in (look.answer or {}).values():
+            earlier = known.get(job.job_id, ())
+            if job.job_id in look.vanished:
+                continue
+            if not job.running or any(
+                not one.ended or not _is_later_run(job, one.facts) for one in earlier
+            ):
+                continue
+            if not look.gap and job.job_id not in look.traced:
+                continue
+            mark = ("job", job.job_id, job.details.restart_count)
+            if self._is_due(look, mark, job.start_us, at_once=look.gap or bool(earlier)):
+                findings += _adopt(job.job_id, job, look.processes.get(job.job_id, ()))
+        for job_id, processes in look.processes.items():
+            if (
+                job_id in known
+                or job_id in look.vanished
+                or any(one.identity in self._judged for one in processes)
+            ):
+                continue
+            uid = next((one.uid for one in processes if one.uid is not None), None)
+            if look.answer is not None and (job_id in look.answer or self._shows(look.answer, uid)):
+                continue
+            if self._shared and all(one.node is None for one in processes):
+                continue
+            # Without Slurm's word, it may be about to end: looked at twice in any case.
+            if self._is_due(look, ("process", job_id), None, at_once=False):
+                findings += _adopt(job_id, None, processes)
+        return findings
+
+    def _judge(self, beliefs: Sequence[Belief], findings: Sequence[Finding], look: _Look) -> None:
+        """Remember the step processes about which Slurm need not be asked again."""
+        job_ids = {belief.key.job_id for belief in beliefs}
+        job_ids.update(finding.notice.job_id for finding in findings)
+        answer = look.answer
+        self._judged = frozenset(
+            process.identity
+            for process in look.view.steps
+            if process.job_id in job_ids
+            or process.identity in self._judged
+            or (answer is not None and self._is_disowned(process, answer))
+        )
+
+    def _is_disowned(self, process: StepProcess, answer: Answer) -> bool:
+        """Whether Slurm says that its job is over, or nearly."""
+        job = answer.get(process.job_id)
+        if job is None:
+            return self._shows(answer, process.uid)
+        return job.over or job.state == "COMPLETING"
+
+
+def _is_later_run(job: SlurmJob, facts: JobFacts) -> bool:
+    """Whether Slurm shows a later run of a requeued job than the one that we know."""
+    known = facts.details.restart_count if facts.details is not None else None
+    now = job.details.restart_count
+    return known is not None and now is not None and now > known
+
+
+def _end(belief: Belief, job: SlurmJob | None, now_us: int) -> Finding:
+    if job is None:
+        exit_ = JobExit(belief.key.job_id, time_us=now_us)
+        return Finding(exit_, "Slurm does not know it on this node")
+    start_us, end_us = belief.facts.start_us, job.end_us
+    if end_us is None or end_us > now_us or (start_us is not None and end_us < start_us):
+        end_us = now_us
+    exit_ = JobExit(belief.key.job_id, time_us=end_us, exit_status=job.exit_status)
+    return Finding(exit_, f"Slurm says {job.state}")
+
+
+def _end_of_step(belief: Belief, key: tuple[int, int], now_us: int) -> list[Finding]:
+    job_id, (step_id, node_id), why = belief.key.job_id, key, "its process has left the node"
+    findings = [
+        Finding(
+            TaskExit(job_id, step_id, node_id, task.task_id, UNREPORTED_STATUS, now_us, task.pid),
+            why,
+        )
+        for task in belief.tasks
+        if (task.step_id, task.node_id) == key and task.end_us is None
+    ]
+    findings.append(Finding(StepExit(job_id, step_id, node_id, now_us), why))
+    return findings
+
+
+def _adopt(job_id: str, job: SlurmJob | None, processes: Sequence[StepProcess]) -> list[Finding]:
+    """The notices of a job, its steps and tasks, as the node and Slurm tell them."""
+    why = "Slurm says that it runs here" if job is not None else "it runs here"
+    uid = next((one.uid for one in processes if one.uid is not None), None)
+    start_us = min((one.start_us for one in processes), default=None)
+    # Whoever names a node waits for that node's end. That is only needed of several, because the
+    # ends that Slurm's own notifier tells of name none.
+    named = sorted({one.node for one in processes if one.node is not None})
+    nodes: Sequence[str | None] = named if len(named) > 1 else [None]
+    findings = []
+    for node in nodes:
+        if job is None:
+            init = JobInit(job_id, time_us=start_us, uid=uid, node=node)
+        else:
+            init = JobInit(
+                job_id,
+                time_us=job.start_us or start_us,
+                uid=job.uid if job.uid is not None else uid,
+                gid=job.gid,
+                node_count=job.node_count,
+                user=job.user,
+                job_name=job.job_name,
+                node=node,
+                details=job.details,
+            )
+        findings.append(Finding(init, why))
+    for process in processes:
+        step_id, node_id = process.step_id, process.node_id
+        if node_id is None and job is not None and job.node_count == 1:
+            node_id = 0
+        if step_id is not None and node_id is not None:
+            findings.append(Finding(_step_init(process, step_id, node_id), why))
+            findings += _task_inits(process, step_id, node_id, process.tasks)
+    return findings
+
+
+def _step_init(process: StepProcess, step_id: int, node_id: int) -> StepInit:
+    # Not earlier than the step's own notice would say, or that one, coming late after all, would
+    # look like another run: the notice is sent before the first task is forked.
+    started = [task.start_us for task in process.tasks]
+    return StepInit(
+        process.job_id,
+        step_id,
+        node_id,
+        time_us=min(started, default=process.start_us),
+        uid=process.uid,
+        node_count=process.node_count,
+        total_tasks=process.total_tasks,
+        local_tasks=process.local_tasks,
+    )
+
+
+def _task_inits(
+    process: StepProcess, step_id: int, node_id: int, tasks: Iterable[TaskProcess]
+) -> list[Finding]:
+    return [
+        Finding(
+            TaskInit(
+                process.job_id,
+                step_id,
+                node_id,
+                task.task_id,
+                time_us=task.start_us,
+                pid=task.pid,
+                rank=task.rank,
+                uid=process.uid,
+            ),
+            "it runs here",
+        )
+        for task in tasks
+    ]
+
+
+def _traced(view: NodeView) -> frozenset[str]:
+    """The jobs of which the node shows something."""
+    return frozenset(one.job_id for one in view.steps) | {one.job_id for one in view.cgroups}
