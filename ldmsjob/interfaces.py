@@ -461,6 +461,8 @@ class LinkSettings:
     identified: Callable[[AuthStep | Deferred[AuthStep]], AuthStep | Deferred[AuthStep]] = _as_it_is
     """Called with what each step of an authentication gave, for what is to be known of a peer
     besides what it proves. A transport that knows its peers by other means calls it likewise."""
+    requests: Collection[int] = ()
+    """Codes of the daemon requests that the site answers. Others are answered for it."""
 
 
 class ITransport(IConfigurable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ from zope.interface import implementer
 from ldmsjob.errors import PeerError
 from ldmsjob.interfaces import SILENT, ILink, ILinkSite
 from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.requests import DaemonRequests
 from ldmsjob.serving import EVENTS, SetService
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.wire.events import (
     AnswerSubscribe,
     AnswerUnsubscribe,
     CreditReturned,
+    DaemonRequest,
     Message,
     QuotaChanged,
     RateChanged,
@@ -35,8 +38,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
-    from ldmsjob.interfaces import IStats
     from ldmsjob.messages import MessageHub
+    from ldmsjob.stats import Stats
     from ldmsjob.turns import Turn
     from ldmsjob.wire.setevents import SetEvent
 
@@ -50,14 +53,17 @@ the 5 s after which a Slurm notifier gives up on its acknowledgement."""
 class LinkSite:
     """Owns the open links of a daemon, whatever transport they came over.
 
-    ``sets`` answers what peers ask about metric sets; without it there are none.
+    ``sets`` answers what peers ask about metric sets; without it there are none. ``requests``
+    answers what they ask about the daemon, if the settings of their links let them ask.
 
     Credit for the messages of a read goes back when the turn is over, after what was put off to
     the turn's end (files): to the publisher it says that the message has been dealt with.
 
     Counters: ``opened``, ``closed``, ``messages``, ``message_bytes``, ``refused_off``,
     ``limits_changed``, ``unexpected``, ``not_opened.<reason>``, ``closed.<reason>``,
-    ``refused.<reason>``.
+    ``refused.<reason>``, and those of ``DaemonRequests``. Histogram ``latency``: from the moment
+    when a read that brought messages is dealt with, to the end of its turn, when they have been
+    kept, their job events delivered and the files written.
     """
 
     log = Logger(namespace="ldmsd")
@@ -65,14 +71,20 @@ class LinkSite:
     def __init__(
         self,
         hub: MessageHub,
-        stats: IStats,
+        stats: Stats,
         turn: Turn,
         clock: IReactorTime,
         *,
         sets: SetService | None = None,
+        requests: DaemonRequests | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._hub = hub
+        self._now = now
+        self._observe_latency = stats.histogram("latency").observe
+        stats.gauge("open", lambda: len(self._links))
+        requests = requests or DaemonRequests(stats)
         self._sets = sets or SetService(SetRegistry(), stats, turn, clock)
         self._stats = stats
         self._turn = turn
@@ -89,6 +101,7 @@ class LinkSite:
             CreditReturned: self._credit_returned,
             QuotaChanged: self._limit_changed,
             RateChanged: self._limit_changed,
+            DaemonRequest: requests.take,
             Refused: self._refused,
             **dict.fromkeys(EVENTS, self._sets.take),
         }
@@ -123,6 +136,7 @@ class LinkSite:
         credits: list[int] = []
         refused: list[int] = []
         hub = self._hub
+        began = self._now()
         with self._turn:
             for event in events:
                 if type(event) is Message:
@@ -132,7 +146,9 @@ class LinkSite:
                         credits.append(event.credit)
                 else:
                     self._calls.get(type(event), self._unexpected)(link, event)
-            self._count(events)
+            messages = self._count(events)
+        if messages:
+            self._observe_latency(self._now() - began)
         if credits:
             link.send(ReturnCredit(credits))
         if refused:
@@ -178,7 +194,7 @@ class LinkSite:
             level = LogLevel.error
         self._limited.emit(
             f"not opened {word}",
-            LogLevel.info if reason == SILENT else LogLevel.warn,
+            level,
             "connection with {peer} not accepted: {reason}",
             peer=peer_address,
             reason=reason,
@@ -186,11 +202,13 @@ class LinkSite:
 
     # Wire events
 
-    def _count(self, events: Sequence[WireEvent | SetEvent]) -> None:
+    def _count(self, events: Sequence[WireEvent | SetEvent]) -> int:
+        """Count the messages among them; returns how many."""
         sizes = [event.credit for event in events if type(event) is Message]
         if sizes:
             self._stats.add("messages", len(sizes))
             self._stats.add("message_bytes", sum(sizes))
+        return len(sizes)
 
     def _subscribe_wanted(self, link: ILink, event: SubscribeWanted) -> None:
         rc, text = self._hub.subscribe_link(link, event.match, event.is_regex, event.rate)
@@ -257,6 +275,30 @@ class LinkSite:
             self._hub.drop_stuck()
         if self._hub.waiting:
             self._arm()
+
+
+@implementer(ILinkSite)
+class ListenerSite:
+    """The site as one listener sees it: keeps the links that came there apart."""
+
+    def __init__(self, site: LinkSite) -> None:
+        self.links: dict[ILink, None] = {}
+        """Those that are open."""
+        self._site = site
+        # Straight to the site: these come often, and nothing is to be done about them here.
+        self.link_events = site.link_events
+        self.link_drained = site.link_drained
+        self.link_refused = site.link_refused
+
+    def link_opened(self, link: ILink) -> None:
+        """One more."""
+        self.links[link] = None
+        self._site.link_opened(link)
+
+    def link_closed(self, link: ILink, reason: Failure) -> None:
+        """One less."""
+        self.links.pop(link, None)
+        self._site.link_closed(link, reason)
 
 
 def _word(reason: str) -> str:

@@ -52,6 +52,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ldmsjob.messages",
         "ldmsjob.outlets",
         "ldmsjob.readers",
+        "ldmsjob.requests",
         "ldmsjob.searches",
         "ldmsjob.serving",
         "ldmsjob.setdescription",

@@ -7,13 +7,26 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.wire.buffers import Limits
+from ldmsjob.wire.events import (
+    AnswerDaemonRequest,
+    AskDaemon,
+    DaemonAnswer,
+    DaemonRequest,
+    Refused,
+)
 from ldmsjob.wire.request import (
     ATTRIBUTE_HEAD,
+    JSON,
+    MAX_RECORD,
     RECORD_HEAD,
+    STATUS,
     RequestReader,
     read_attributes,
+    request,
     response,
+    responses,
 )
+from tests.linkpair import LinkPair
 
 OPENING = "ffffffff 00000001 00000003 00000001 00000003 0000001c 00000000"
 LOG_LEVEL = (
@@ -200,6 +213,78 @@ class RequestReaderTests(SynchronousTestCase):
                 self.assertEqual(meaning(answer)[1] in (2, 7, 22, 38, 98), True)
                 self.assertIn(reason, ("daemon_request", "bad_daemon_request"))
             self.assertLessEqual(reader.kept_bytes, 100)
+
+
+class TakenTests(SynchronousTestCase):
+    """Requests that the owner answers, and answers to our own."""
+
+    def test_taken(self):
+        """What the owner takes is given to it with its attributes, and not answered here."""
+        reader = RequestReader(Limits(), [7])
+        body = attribute(1, b"x\0") + bytes(4)
+        self.assertEqual(reader.receive(record(code=7, msg_no=3, body=body)), (None, None))
+        self.assertEqual(reader.events, [DaemonRequest(3, 7, [(1, b"x\0")])])
+        answer, word = reader.receive(record(code=8))
+        self.assertEqual((meaning(answer)[1], word), (38, "daemon_request"))
+
+    def test_request_bytes(self):
+        """A request is built as C tools build it."""
+        self.assertEqual(request(0, 0x603), bytes.fromhex(DAEMON_STATUS))
+
+    def test_number(self):
+        """Our own request is none of the C daemon's, which all are below 4096."""
+        self.assertGreater(STATUS, 0xFFFF)
+
+    def test_long_responses(self):
+        """They are cut into records that each are no longer than a record may be."""
+        for size in (MAX_RECORD - 40, MAX_RECORD - 39, 3 * MAX_RECORD):
+            records = responses(5, 0, JSON, b"x" * size)
+            self.assertTrue(all(len(one) <= MAX_RECORD for one in records))
+            heads = [RECORD_HEAD.parse(one) for one in records]
+            self.assertEqual([head.record_len for head in heads], list(map(len, records)))
+            flags = [head.flags for head in heads]
+            self.assertEqual(flags, [3] if len(flags) == 1 else [1, *[0] * (len(flags) - 2), 2])
+            reader = RequestReader(Limits())
+            reader.asked(5)
+            for one in records:
+                self.assertEqual(reader.receive(one), (None, None))
+            (event,) = reader.events
+            self.assertEqual((event.number, event.error), (5, 0))
+            self.assertEqual(event.attributes, [(JSON, b"x" * size)])
+            self.assertEqual(reader.kept_bytes, 0)
+
+    def test_answers(self):
+        """Only those to what was asked are taken, once."""
+        reader = RequestReader(Limits())
+        reader.asked(1)
+        self.assertEqual(reader.receive(response(2, 0, JSON, b""))[1], "daemon_response")
+        self.assertEqual(reader.receive(response(1, 38, 16, b"no")), (None, None))
+        self.assertEqual(reader.receive(response(1, 38, 16, b"no"))[1], "daemon_response")
+        self.assertEqual(reader.events, [DaemonAnswer(1, 38, [(16, b"no")])])
+
+    def test_bad_answers(self):
+        """One that cannot be read, or does not end, is an error and is forgotten."""
+        whole = response(1, 0, JSON, b"x" * 50)
+        endless = record(record_type=2, flags=0, code=0, body=bytes(60))
+        reader = RequestReader(Limits(daemon_answer=100))
+        for records in ([whole[:20] + (76).to_bytes(4, "big") + whole[24:76]], [endless] * 2):
+            reader.asked(1)
+            words = [reader.receive(one)[1] for one in records]
+            self.assertEqual(words[-1], "bad_daemon_response")
+            self.assertEqual(reader.events.pop(), DaemonAnswer(1, 71))
+            self.assertEqual(reader.kept_bytes, 0)
+
+    def test_over_a_connection(self):
+        """Asked by one end and answered by the other; who takes no requests answers by itself."""
+        pair = LinkPair(server={"requests": [STATUS]})
+        (asked,) = pair.send(pair.client, AskDaemon(4, STATUS))
+        self.assertEqual(asked, DaemonRequest(4, STATUS, []))
+        answer = AnswerDaemonRequest(4, 0, JSON, b"{}")
+        self.assertEqual(pair.send(pair.server, answer), [DaemonAnswer(4, 0, [(JSON, b"{}")])])
+        (refused,) = pair.send(pair.client, AskDaemon(5, 0x603))
+        self.assertEqual(refused, Refused("daemon_request"))
+        (answered,) = pair.take(pair.client)
+        self.assertEqual((answered.number, answered.error), (5, 38))
 
 
 class AttributeTests(SynchronousTestCase):

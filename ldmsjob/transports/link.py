@@ -193,6 +193,7 @@ class LinkProtocol(Protocol):
             endpoint=endpoint,
             join_rail=None if join_rail is None else partial(join_rail, self),
             peer_source=peer_source,
+            requests=settings.requests,
         )
         self._authentication: Any = None
         self._verdict: Deferred[AuthStep] | None = None

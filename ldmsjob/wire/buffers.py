@@ -68,6 +68,8 @@ class Limits(msgspec.Struct, frozen=True):
     """Daemon requests of which some records have come."""
     partial_request_bytes: int = 1_048_576
     """Bytes of those records."""
+    daemon_answer: int = 16_777_216
+    """Bytes of the answer to a request of ours."""
     match_bytes: int = 4096
     """Bytes of a subscription's match string, and characters of what is looked up."""
     announced_sets: int = 1_048_576

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -23,8 +23,10 @@ from ldmsjob.wire.allowance import NOBODY, Allowance
 from ldmsjob.wire.buffers import Limits, ReceiveBuffer
 from ldmsjob.wire.events import (
     UNLIMITED,
+    AnswerDaemonRequest,
     AnswerSubscribe,
     AnswerUnsubscribe,
+    AskDaemon,
     AuthReceived,
     ChangeQuota,
     ChangeRate,
@@ -44,7 +46,7 @@ from ldmsjob.wire.events import (
     WireCommand,
     WireEvent,
 )
-from ldmsjob.wire.request import RequestReader
+from ldmsjob.wire.request import RequestReader, request, responses
 from ldmsjob.wire.setexchange import SetExchange
 from ldmsjob.wire.subscriptions import SubscriptionExchange
 
@@ -81,6 +83,7 @@ class LdmsConnection:
         endpoint: int = 0,
         join_rail: Callable[[xprt.ConnectionMessage], None] | None = None,
         peer_source: SourceAddress | None = None,
+        requests: Collection[int] = (),
         limits: Limits | None = None,
     ) -> None:
         """``passive``: the peer connected to us.
@@ -93,6 +96,7 @@ class LdmsConnection:
         peer says that has more than one endpoint, and raises ``ConnectionRefused`` where it does
         not belong; without it no such peer is accepted. ``peer_source`` is what messages that name
         no source get as theirs: the address of the peer, or None when it is on this host.
+        ``requests`` are the codes of those daemon requests that the owner answers.
         """
         self.peer: PeerInfo | None = None
         """What the peer said of itself; from ``LinkUp`` on."""
@@ -117,7 +121,7 @@ class LdmsConnection:
         self._now_us = 0
         self._enabled_now = False
         self._reader: msg.MessageReader | None = None  # once the peer is authenticated
-        self._requests = RequestReader(self._limits)
+        self._requests = RequestReader(self._limits, requests)
         self._sets = SetExchange(self._output, self._limits)
         self._subscriptions = SubscriptionExchange(self._output, self._limits)
         self.allowance = Allowance(NOBODY)
@@ -360,6 +364,9 @@ class LdmsConnection:
         answer, reason = self._requests.receive(xprt.read_counted(data, at, stop))
         if answer is not None:
             self._send_request(xprt.counted_request(xprt.SEND_MSG, answer))
+        if self._requests.events:
+            events += self._requests.events
+            self._requests.events.clear()
         if reason is not None:
             events.append(Refused(reason))
 
@@ -433,6 +440,15 @@ class LdmsConnection:
             self._send_request(xprt.limit_change(xprt.RATE_RECONFIG, command.rate))
         elif isinstance(command, (AnswerSubscribe, AnswerUnsubscribe)):
             self._subscriptions.answer(command)
+        elif isinstance(command, AskDaemon):
+            self._requests.asked(command.number)
+            record = request(command.number, command.code)
+            self._send_request(xprt.counted_request(xprt.SEND_MSG, record))
+        elif isinstance(command, AnswerDaemonRequest):
+            for record in responses(
+                command.number, command.error, command.attribute, command.value
+            ):
+                self._send_request(xprt.counted_request(xprt.SEND_MSG, record))
         else:
             self._sets.send(command, now_us)
 

@@ -166,6 +166,26 @@ class RateChanged(msgspec.Struct, frozen=True, gc=False):
     rate: int
 
 
+class DaemonRequest(msgspec.Struct, frozen=True, gc=False):
+    """The peer asks something of the daemon. Answer with ``AnswerDaemonRequest``. Comes only for
+    the numbers that the connection was told of; others have had their answer."""
+
+    number: int
+    """The peer's own, for the answer."""
+    code: int
+    """What it asks."""
+    attributes: Sequence[tuple[int, bytes]] = ()
+
+
+class DaemonAnswer(msgspec.Struct, frozen=True, gc=False):
+    """The peer's answer to our ``AskDaemon``, complete."""
+
+    number: int
+    error: int
+    """An errno; 0 where all is well."""
+    attributes: Sequence[tuple[int, bytes]] = ()
+
+
 class Refused(msgspec.Struct, frozen=True, gc=False):
     """A request that was answered with a refusal, or a message that was dropped; for counting."""
 
@@ -184,6 +204,8 @@ WireEvent = (
     | CreditReturned
     | QuotaChanged
     | RateChanged
+    | DaemonRequest
+    | DaemonAnswer
     | Refused
     | SetEvent
 )
@@ -260,6 +282,23 @@ class ChangeRate(msgspec.Struct, frozen=True, gc=False):
     rate: int
 
 
+class AskDaemon(msgspec.Struct, frozen=True, gc=False):
+    """Ask something of the peer's daemon. ``number`` is our own: no other request on this
+    connection that waits for its answer may have it."""
+
+    number: int
+    code: int
+
+
+class AnswerDaemonRequest(msgspec.Struct, frozen=True, gc=False):
+    """Answer a ``DaemonRequest``."""
+
+    number: int
+    error: int
+    attribute: int
+    value: bytes
+
+
 WireCommand = (
     Publish
     | Forward
@@ -270,5 +309,7 @@ WireCommand = (
     | AnswerUnsubscribe
     | ChangeQuota
     | ChangeRate
+    | AskDaemon
+    | AnswerDaemonRequest
     | SetCommand
 )

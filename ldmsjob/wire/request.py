@@ -1,15 +1,18 @@
 """Daemon requests: what travels inside SEND_MSG (docs/wire.md, Daemon requests).
 
-No request is implemented, and each gets the answer that says so.
+Those that the owner of a connection takes are given to it; any other gets the answer that it is
+not implemented.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 
 from construct import Int32ub, Struct
 
 from ldmsjob.wire.buffers import Limits, flat_struct
+from ldmsjob.wire.events import DaemonAnswer, DaemonRequest, WireEvent
 
 MARKER = 0xFFFF_FFFF
 REQUEST = 1
@@ -21,10 +24,16 @@ END = 2
 
 STRING = 16
 """Attribute: the text of a response."""
+JSON = 26
+"""Attribute: a response for programs."""
 RECORD_LEN = 25
 """Attribute: the most that a record may have. Its value is little-endian."""
 
 MAX_RECORD = 1_048_516
+
+STATUS = 0x6A6F_6201
+"""Our own request: how the daemon is, answered in JSON. Far from all numbers of the C daemon, which
+says that it does not implement it."""
 
 STREAM_REQUESTS = range(0x900, 0x906)
 """Requests of the stream service that end where that service is disabled."""
@@ -51,6 +60,28 @@ def response(msg_no: int, error: int, attribute: int, value: bytes) -> bytes:
     return head + _ATTRIBUTE.pack(1, attribute, len(value)) + value + ATTRIBUTES_END
 
 
+def responses(msg_no: int, error: int, attribute: int, value: bytes) -> list[bytes]:
+    """The same in as many records as it takes."""
+    whole = response(msg_no, error, attribute, value)
+    if len(whole) <= MAX_RECORD:
+        return [whole]
+    body = memoryview(whole)[_RECORD.size :]
+    room = MAX_RECORD - _RECORD.size
+    records = []
+    for at in range(0, len(body), room):
+        part = body[at : at + room]
+        flags = (START if not at else 0) | (END if at + room >= len(body) else 0)
+        head = _RECORD.pack(MARKER, RESPONSE, flags, msg_no, error, _RECORD.size + len(part))
+        records.append(head + part)
+    return records
+
+
+def request(msg_no: int, code: int) -> bytes:
+    """A request of one record without attributes."""
+    size = _RECORD.size + len(ATTRIBUTES_END)
+    return _RECORD.pack(MARKER, REQUEST, START | END, msg_no, code, size) + ATTRIBUTES_END
+
+
 def _text_response(msg_no: int, error: int, text: str) -> bytes:
     return response(msg_no, error, STRING, text.encode("ascii") + b"\0")
 
@@ -72,15 +103,27 @@ def read_attributes(body: bytes) -> list[tuple[int, bytes]] | None:
 
 
 class RequestReader:
-    """Puts the records of one peer's requests together and answers them."""
+    """Puts the records of one peer's requests, and of its answers to ours, together.
 
-    __slots__ = ("_limits", "_partials", "kept_bytes")
+    Requests whose codes are in ``taken`` are for the owner; the others are answered here.
+    """
 
-    def __init__(self, limits: Limits) -> None:
+    __slots__ = ("_answers", "_limits", "_partials", "_taken", "events", "kept_bytes")
+
+    def __init__(self, limits: Limits, taken: Collection[int] = ()) -> None:
         self._limits = limits
+        self._taken = taken
         self._partials: dict[int, bytearray] = {}
+        self._answers: dict[int, bytearray] = {}
+        """What there is of the answers to our requests; they may be as long as several requests."""
+        self.events: list[WireEvent] = []
+        """What was read for the owner: to be taken after each record."""
         self.kept_bytes = 0
         """Bytes of records that wait for the rest of their messages."""
+
+    def asked(self, msg_no: int) -> None:
+        """We have sent a request with that number: its answer is wanted."""
+        self._answers[msg_no] = bytearray()
 
     def receive(self, record: bytes) -> tuple[bytes | None, str | None]:
         """The answer to a record, and a word for a counter; None where there is neither.
@@ -91,6 +134,8 @@ class RequestReader:
             text = "Config request is missing record marker"
             return _text_response(MARKER, errno.EINVAL, text), "bad_daemon_request"
         _, kind, flags, msg_no, code, length = _RECORD.unpack_from(record)
+        if kind == RESPONSE and msg_no in self._answers and length == len(record):
+            return None, self._answered(msg_no, flags, code, record)
         if kind != REQUEST:
             return None, "daemon_response" if kind == RESPONSE else "bad_daemon_request"
         if length > MAX_RECORD:
@@ -112,13 +157,33 @@ class RequestReader:
         body += record[_RECORD.size :]
         if not flags & END:
             return self._keep(msg_no, body)
-        if read_attributes(bytes(body)) is None:
+        attributes = read_attributes(bytes(body))
+        if attributes is None:
             return self._malformed(msg_no)
+        if code in self._taken:
+            self.events.append(DaemonRequest(msg_no, code, attributes))
+            return None, None
         if code in STREAM_REQUESTS:
             text = "The stream service is DISABLED on this system."
         else:
             text = "The request is not implemented"
         return _text_response(msg_no, errno.ENOSYS, text), "daemon_request"
+
+    def _answered(self, msg_no: int, flags: int, error: int, record: bytes) -> str | None:
+        """One record of the answer to a request of ours; returns a word for a counter, or None."""
+        body = self._answers[msg_no]
+        body += record[_RECORD.size :]
+        self.kept_bytes += len(record) - _RECORD.size
+        if not flags & END and len(body) <= self._limits.daemon_answer:
+            return None
+        del self._answers[msg_no]
+        self.kept_bytes -= len(body)
+        attributes = read_attributes(bytes(body)) if flags & END else None
+        if attributes is None:
+            self.events.append(DaemonAnswer(msg_no, errno.EPROTO))
+            return "bad_daemon_response"
+        self.events.append(DaemonAnswer(msg_no, error, attributes))
+        return None
 
     def _keep(self, msg_no: int, body: bytearray) -> tuple[bytes | None, str | None]:
         limits = self._limits
