@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succe
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from ldmsjob.clocks import wall_clock_us
 from ldmsjob.interfaces import (
     IJob,
     IJobManagerContext,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 class Core:
     """The parts of the daemon that contexts draw on.
 
+    ``clock`` is monotonic and makes calls; ``wall_clock_us`` tells the time.
+
     ``daemon_name`` and ``jobs`` are set when the daemon's name is known, before any job manager or
     sampler is loaded.
     """
@@ -56,8 +59,11 @@ class Core:
         levels: Levels,
         hub: MessageHub,
         registry: SetRegistry,
+        wall_clock_us: Callable[[], int] = wall_clock_us,
     ) -> None:
         self.clock = clock
+        self.now_us = wall_clock_us
+        """The wall clock in microseconds since the epoch."""
         self.turn = turn
         self.stats = stats
         self.levels = levels
@@ -65,12 +71,8 @@ class Core:
         self.registry = registry
         self._time_us = 0
 
-    def now_us(self) -> int:
-        """The wall clock in microseconds since the epoch."""
-        return int(self.clock.seconds() * 1e6)
-
     def time_us(self) -> int:
-        """The same, read once in each turn."""
+        """The wall clock, read once in each turn."""
         now = self._time_us
         if not now:
             now = self._time_us = self.now_us()
@@ -89,6 +91,7 @@ class PluginContext:
         self.core = core
         self.instance = instance
         self.clock = core.clock
+        self.now_us: Callable[[], int] = core.now_us
         self.log: Logger = LevelLogger(logger, core.levels)
         self.stats = core.stats.child(logger)
         self.at_turn_end: Callable[[Callable[[], None]], None] = core.turn.at_end

@@ -11,7 +11,6 @@ import errno
 import os
 import re
 import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from ldmsjob import __version__
+from ldmsjob.clocks import wall_clock_us
 from ldmsjob.config import nearest
 from ldmsjob.contexts import Core, PluginContext
 from ldmsjob.errors import ConfigError
@@ -165,10 +165,10 @@ def _cannot_listen(endpoint: Endpoint, error: Exception) -> ConfigError:
 class Daemon(OrderedServices):
     """The whole daemon.
 
-    ``clock`` is the reactor, or a ``task.Clock`` in tests. ``monotonic`` gives the seconds that
-    waiting is measured in. ``observer``, if given, is where log lines go; `log_file` redirects it.
-    Below ``state_directory`` the daemon has a directory of its own, for the journal; without one
-    there is a journal only if the configuration says where.
+    ``clock`` is a reactor that goes by the monotonic clock, see ``ldmsjob.clocks``, or a
+    ``task.Clock`` in tests; ``wall_clock_us`` tells the time. ``observer``, if given, is where log
+    lines go; `log_file` redirects it. Below ``state_directory`` the daemon has a directory of its
+    own, for the journal; without one there is a journal only if the configuration says where.
     """
 
     log = Logger(namespace="ldmsd")
@@ -180,7 +180,7 @@ class Daemon(OrderedServices):
         loader: Loader,
         levels: Levels | None = None,
         observer: LineObserver | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
+        wall_clock_us: Callable[[], int] = wall_clock_us,
         hostname: str | None = None,
         state_directory: str | None = None,
     ) -> None:
@@ -191,7 +191,12 @@ class Daemon(OrderedServices):
         self.observer = observer
         self.levels = levels or Levels()
         self.stats = Stats()
-        self.hub = MessageHub(self.stats.child("messages"), turn := Turn(), now=monotonic)
+        self.hub = MessageHub(
+            self.stats.child("messages"),
+            turn := Turn(),
+            now=clock.seconds,
+            wall_clock_us=wall_clock_us,
+        )
         self.registry = SetRegistry()
         self.core = Core(
             clock,
@@ -200,17 +205,19 @@ class Daemon(OrderedServices):
             levels=self.levels,
             hub=self.hub,
             registry=self.registry,
+            wall_clock_us=wall_clock_us,
         )
-        self.sets = SetService(self.registry, self.stats.child("sets"), turn, clock, now=monotonic)
+        self.sets = SetService(
+            self.registry, self.stats.child("sets"), turn, clock, now=clock.seconds
+        )
         self.site = LinkSite(self.hub, self.stats.child("links"), turn, clock, sets=self.sets)
         self.users = Users(clock, deferToThread)
-        self.memberships = Memberships(self.users, clock, self.stats.child("groups"), now=monotonic)
+        self.memberships = Memberships(self.users, clock, self.stats.child("groups"))
         self.settled = False
         self.pid_file: str | None = None
         self.exit_status = 0
         self.endpoints: list[Endpoint] = []
         self._turn = turn
-        self._monotonic = monotonic
         self._hostname = hostname or socket.gethostname()
         self._given: dict[str, tuple[str, str]] = {}
         self._auths: dict[str, IAuthenticator] = {}
@@ -275,7 +282,7 @@ class Daemon(OrderedServices):
             self.core.clock,
             self.stats,
             self.core.daemon_name,
-            monotonic=self._monotonic,
+            wall_clock_us=self.core.now_us,
             users=self.users,
             journal=journal,
         )
@@ -326,6 +333,7 @@ class Daemon(OrderedServices):
             max_age_seconds=settings.max_age_seconds,
             max_bytes=settings.max_bytes,
             in_thread=deferToThread,
+            wall_clock_us=self.core.now_us,
         )
 
     def _recover(self) -> None:

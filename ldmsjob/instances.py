@@ -474,6 +474,7 @@ class SamplerInstance(ReactingInstance):
             stats=self.stats,
             log=self.log,
             gave_up=self._gave_up,
+            wall_clock_us=self.core.now_us,
         )
         if self.running:
             self.sampling.start()

@@ -145,9 +145,16 @@ class IPluginContext(Interface):
 
     instance: str = Attribute("The name after `load name=`. A plugin may have several instances.")
     daemon_name: str = Attribute("First part of set names, e.g. 'node-1:411'.")
-    clock: IReactorTime = Attribute("For callLater and seconds(). Tests pass task.Clock.")
+    clock: IReactorTime = Attribute(
+        "Monotonic, for waiting: callLater, and seconds() since no particular moment. Tests pass "
+        "task.Clock."
+    )
     log: Logger = Attribute("Already labelled with the instance.")
     stats: IStats = Attribute("Counters under this instance's name.")
+
+    def now_us() -> int:
+        """The wall clock in microseconds since the epoch. It may be set, also back: measure and
+        wait by ``clock``."""
 
     def at_turn_end(call: Callable[[], None]) -> None:
         """Call ``call`` once when the present piece of work, such as one read of a socket, is done.

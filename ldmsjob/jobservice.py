@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from ldmsjob.clocks import wall_clock_us
 from ldmsjob.events import JobEvent
 from ldmsjob.facts import JobKey, Origin
 from ldmsjob.fanout import Fanout, Subscription
@@ -29,11 +30,9 @@ from ldmsjob.users import Users
 class JobService:
     """The job table, the job sets and the subscribers of job events, joined.
 
-    A set shows a change when the event of that change is delivered. ``clock`` is the wall clock and
-    makes the calls; ``monotonic`` measures lingers and is ``clock.seconds`` unless given: the
-    daemon gives ``time.monotonic``, because its reactor goes by the wall clock. ``users`` looks up
-    what notices do not tell; by default in threads of the reactor. ``journal`` keeps what is
-    accepted.
+    A set shows a change when the event of that change is delivered. ``clock`` is monotonic: it
+    measures lingers and makes the calls; ``wall_clock_us`` tells the time. ``users`` looks up what
+    notices do not tell; by default in threads of the reactor. ``journal`` keeps what is accepted.
 
     Counters stand in the groups ``jobs``, ``job_sets`` and ``subscribers`` of ``stats``.
     """
@@ -48,13 +47,13 @@ class JobService:
         stats: Stats,
         daemon_name: str,
         *,
-        monotonic: Callable[[], float] | None = None,
+        wall_clock_us: Callable[[], int] = wall_clock_us,
         users: Users | None = None,
         journal: Journal | None = None,
     ) -> None:
         log = LimitedLog(self.log)
         self._turn = turn
-        self._clock = clock
+        self._now_us = wall_clock_us
         self._stats = stats.child("jobs")
         self._table = JobTable(self._stats)
         self._sets = JobSets(
@@ -64,7 +63,7 @@ class JobService:
             log,
             daemon_name,
             self._forget,
-            monotonic or clock.seconds,
+            wall_clock_us,
         )
         self._fanout = Fanout(stats.child("subscribers"), log)
         self._users = users or Users(clock, deferToThread)
@@ -213,6 +212,3 @@ class JobService:
 
     def _look_up_failed(self, failure: Any) -> None:
         self.log.failure("looking up the user of a job failed", failure)
-
-    def _now_us(self) -> int:
-        return int(self._clock.seconds() * 1_000_000)

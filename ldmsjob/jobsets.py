@@ -175,8 +175,8 @@ class JobSets:
     """Makes, fills and withdraws the sets of all jobs.
 
     A set is withdrawn when its job has ended and its linger is over; ``forget`` is then called with
-    the job. ``monotonic`` gives the seconds that lingers are measured in, ``clock`` makes the
-    calls.
+    the job. ``clock`` is monotonic, measures lingers and makes the calls; ``wall_clock_us`` is
+    for what stands in sets.
 
     Counters: ``made``, ``laid_out_anew`` (for more tasks), ``removed``, ``not_offered`` (sets that
     peers do not see because their name is taken or cannot be one) and ``tasks_left_out`` (of a job
@@ -191,7 +191,7 @@ class JobSets:
         log: LimitedLog,
         daemon_name: str,
         forget: Callable[[Job], None],
-        monotonic: Callable[[], float],
+        wall_clock_us: Callable[[], int],
     ) -> None:
         self._registry = registry
         self._clock = clock
@@ -199,7 +199,7 @@ class JobSets:
         self._log = log
         self._daemon_name = daemon_name
         self._forget = forget
-        self._monotonic = monotonic
+        self._wall_clock_us = wall_clock_us
         self._uid = os.geteuid()
         self._gid = os.getegid()
         self._lingering: list[tuple[float, int, Job]] = []
@@ -279,7 +279,7 @@ class JobSets:
         metric_set = JobSet(
             name,
             policy.schema,
-            clock=self._wall_us,
+            clock=self._wall_clock_us,
             uid=self._uid,
             gid=self._gid,
             perm=policy.perm,
@@ -310,9 +310,6 @@ class JobSets:
             self._registry.remove(old.instance)
             self._registry.add(new)
         return True
-
-    def _wall_us(self) -> int:
-        return int(self._clock.seconds() * 1_000_000)
 
     def _describe(self, job: Job, metric_set: JobSet) -> None:
         policy = job.policy
@@ -355,7 +352,7 @@ class JobSets:
     # Withdrawing
 
     def _linger(self, job: Job) -> None:
-        deadline = self._monotonic() + job.policy.linger_seconds
+        deadline = self._clock.seconds() + job.policy.linger_seconds
         self._lingered += 1
         heapq.heappush(self._lingering, (deadline, self._lingered, job))
         if self._timer is None or deadline < self._timer_deadline:
@@ -364,7 +361,7 @@ class JobSets:
     def _set_timer(self) -> None:
         """One timer for all: the next deadline."""
         deadline = self._lingering[0][0]
-        delay = max(0.0, deadline - self._monotonic())
+        delay = max(0.0, deadline - self._clock.seconds())
         self._timer_deadline = deadline
         if self._timer is None:
             self._timer = self._clock.callLater(delay, self._expire)
@@ -372,9 +369,8 @@ class JobSets:
             self._timer.reset(delay)
 
     def _expire(self) -> None:
-        # The timer follows the wall clock, which may have been set: only what is due goes.
         self._timer = None
-        now = self._monotonic()
+        now = self._clock.seconds()
         lingering = self._lingering
         while lingering and lingering[0][0] <= now:
             self._remove(heapq.heappop(lingering)[2])

@@ -9,19 +9,28 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ldmsjob.clocks import wall_clock_us
 from ldmsjob.errors import PLUGIN_FAULTS
 from ldmsjob.interfaces import IStats
 
 MAX_FAILURES = 10
 """A sampler that fails this often in a row is stopped."""
 
+LOOK_SECONDS = 60.0
+"""How long it takes at most to notice that the wall clock was set."""
+
+EARLY_US = 1000
+"""What a timer may be early by, for rounding, and still count as in time."""
+
 
 class Sampling:
     """The readings of one sampler, at multiples of the interval since the epoch, plus offset.
 
-    ``sample`` gets the wall-clock seconds that the reading was due at. A tick while the Deferred of
-    an earlier one has not fired, and one that came and went while the daemon was busy, is skipped
-    and counted as ``skipped``. Other counters: ``samples``, ``sample_failures``. After
+    ``clock`` makes the calls, ``wall_clock_us`` tells when it is time. ``sample`` gets the
+    wall-clock seconds that the reading was due at. A tick while the Deferred of an earlier one has
+    not fired, and one that came and went while the daemon was busy or that the wall clock was set
+    past, is skipped and counted as ``skipped``. Where the wall clock was set back readings go on at
+    the times that it shows now. Other counters: ``samples``, ``sample_failures``. After
     ``MAX_FAILURES`` failures in a row it stops and calls ``gave_up``.
     """
 
@@ -35,10 +44,12 @@ class Sampling:
         stats: IStats,
         log: Logger,
         gave_up: Callable[[], None],
+        wall_clock_us: Callable[[], int] = wall_clock_us,
     ) -> None:
         self.interval_us = interval_us
         self.offset_us = offset_us
         self._clock = clock
+        self._now_us = wall_clock_us
         self._sample = sample
         self._stats = stats
         self._log = log
@@ -58,23 +69,23 @@ class Sampling:
             self._call.cancel()
             self._call = None
 
-    def _now_us(self) -> int:
-        return int(self._clock.seconds() * 1e6)
-
     def _wait(self, from_us: int) -> None:
         interval, offset = self.interval_us, self.offset_us
         self._due_us = ((from_us - offset) // interval + 1) * interval + offset
         delay = (self._due_us - self._now_us()) / 1e6
-        self._call = self._clock.callLater(max(0.0, delay), self._tick)
+        self._call = self._clock.callLater(min(max(0.0, delay), LOOK_SECONDS), self._tick)
 
     def _tick(self) -> None:
         due, now = self._due_us, self._now_us()
-        # A clock that was set back must not silence the sampler until it has caught up; a timer
-        # that is early by a rounding error must not tick twice.
-        self._wait(due if due - self.interval_us < now < due else now)
+        if now < due - EARLY_US:
+            # Not yet, or not any more: the wall clock was set back.
+            self._wait(now)
+            return
+        self._wait(max(now, due))
         missed = (self._due_us - due) // self.interval_us - 1
         if missed > 0:
             self._stats.add("skipped", missed)
+            due = self._due_us - self.interval_us
         if self._waiting:
             self._stats.add("skipped")
             return

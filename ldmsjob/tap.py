@@ -20,6 +20,7 @@ from twisted.python.components import Componentized
 
 from ldmsjob import __version__
 from ldmsjob.cli.output import until_reader_leaves
+from ldmsjob.clocks import use_monotonic_clock
 from ldmsjob.daemon import Daemon
 from ldmsjob.errors import ConfigError
 from ldmsjob.interpreter import Interpreter
@@ -248,6 +249,7 @@ def makeService(options: Options) -> Program:
     """The service that twistd runs. Ends the process when the configuration is wrong."""
     from twisted.internet import reactor
 
+    use_monotonic_clock(reactor)
     if options.check:
         status = 0
         with until_reader_leaves():

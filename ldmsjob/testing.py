@@ -165,11 +165,17 @@ class FakeDaemon:
         known = dict(users or {})
         names = {uid: name for name, (uid, _) in known.items()}
         self.clock = Clock()
-        self.clock.advance(START_SECONDS)
+        """Monotonic. ``advance`` lets time pass, by both clocks; ``set_clock`` sets the other."""
+        self._wall_offset: float = START_SECONDS
         self.turn = Turn()
         self.stats = Stats()
         self.registry = SetRegistry()
-        self.hub = MessageHub(self.stats.child("messages"), self.turn, now=self.clock.seconds)
+        self.hub = MessageHub(
+            self.stats.child("messages"),
+            self.turn,
+            now=self.clock.seconds,
+            wall_clock_us=self.now_us,
+        )
         self.hub.enable()
         self.jobs = JobService(
             self.registry,
@@ -177,6 +183,7 @@ class FakeDaemon:
             self.clock,
             self.stats,
             daemon_name,
+            wall_clock_us=self.now_us,
             users=Users(self.clock, maybeDeferred, name_of=names.get, ids_of=known.get),
         )
         self.core = Core(
@@ -186,17 +193,23 @@ class FakeDaemon:
             levels=Levels(),
             hub=self.hub,
             registry=self.registry,
+            wall_clock_us=self.now_us,
         )
         self.core.daemon_name = daemon_name
         self.core.jobs = self.jobs
 
     def now(self) -> float:
         """The wall clock in seconds since the epoch."""
-        return self.clock.seconds()
+        return self._wall_offset + self.clock.seconds()
 
     def now_us(self) -> int:
         """The wall clock in microseconds since the epoch."""
-        return self.core.now_us()
+        return round(self.now() * 1e6)
+
+    def set_clock(self, by: float) -> None:
+        """Set the wall clock forward by these seconds, or back where they are negative. No time
+        passes by that."""
+        self._wall_offset += by
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

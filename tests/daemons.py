@@ -172,21 +172,28 @@ def loader():
     return result
 
 
+WALL_SECONDS = 1_000_000
+"""What the wall clock of a ``Rig`` shows at first."""
+
+
 class Rig:
     """A daemon on a ``task.Clock``, and its interpreter."""
 
     def __init__(self, test, state_directory=None, **environ):
         self.test = test
         self.clock = Clock()
-        self.clock.advance(1_000_000)
         self.daemon = Daemon(
             self.clock,
             loader=loader(),
-            monotonic=self.clock.seconds,
+            wall_clock_us=self.now_us,
             hostname="node-1",
             state_directory=state_directory,
         )
         self.interpreter = Interpreter(self.daemon, environ)
+
+    def now_us(self):
+        """The wall clock in microseconds; ``clock`` is monotonic."""
+        return round((WALL_SECONDS + self.clock.seconds()) * 1e6)
 
     def file(self, text, name=None):
         """Write a configuration file; returns its path."""

@@ -46,6 +46,7 @@ class JournalTests(SynchronousTestCase):
             self.clock,
             self.stats,
             **{"max_age_seconds": DAY, "max_bytes": 1 << 30, "in_thread": execute, **settings},
+            wall_clock_us=self.now_us,
         )
         self.journal.open()
         self.addCleanup(self.journal.close)

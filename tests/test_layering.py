@@ -30,6 +30,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "interfaces": ("ldmsjob.interfaces",),
     "declarations": ("ldmsjob.plugin",),
     "aids": (
+        "ldmsjob.clocks",
         "ldmsjob.ere",
         "ldmsjob.limitedlog",
         "ldmsjob.stats",

@@ -67,6 +67,7 @@ class Life:
                 max_age_seconds=1e9,
                 max_bytes=1 << 40,
                 in_thread=execute,
+                wall_clock_us=self.now_us,
             )
             self.journal.open()
         self.registry = SetRegistry()
@@ -76,6 +77,7 @@ class Life:
             self.clock,
             stats,
             "node-1",
+            wall_clock_us=self.now_us,
             users=Users(self.clock, maybeDeferred, name_of=lambda uid: f"user{uid}"),
             journal=self.journal,
         )
@@ -97,8 +99,11 @@ class Life:
     def apply(self, notice: Notice) -> None:
         """A notice comes, a while after the last one."""
         self.clock.advance(0.25)
-        now_us = int(self.clock.seconds() * 1e6)
-        self.jobs.apply(notice, now_us, "slurm", POLICY, "message", "jm")
+        self.jobs.apply(notice, self.now_us(), "slurm", POLICY, "message", "jm")
+
+    def now_us(self) -> int:
+        """The wall clock in microseconds."""
+        return int(self.clock.seconds() * 1e6)
 
     def state(self) -> list[Any]:
         """All that is known of the jobs."""

@@ -15,9 +15,9 @@ class SamplingTests(SynchronousTestCase):
     """``Sampling`` on a clock of its own."""
 
     def setUp(self):
-        """A clock that stands at 1000.25 s."""
+        """A wall clock that stands at 1000.25 s, and a monotonic one."""
         self.clock = Clock()
-        self.clock.advance(1000.25)
+        self.set = 1000.25
         self.times = []
         self.stats = Stats()
         self.gave_up = 0
@@ -37,6 +37,7 @@ class SamplingTests(SynchronousTestCase):
             stats=self.stats,
             log=Logger(observer=self.events.append),
             gave_up=give_up,
+            wall_clock_us=lambda: round((self.set + self.clock.seconds()) * 1e6),
         )
         result.start()
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
@@ -60,7 +61,7 @@ class SamplingTests(SynchronousTestCase):
         self.sampling(1_000_000)
         self.clock.advance(3.0)
         self.clock.advance(1.0)
-        self.assertEqual(self.times, [1001.0, 1004.0])
+        self.assertEqual(self.times, [1003.0, 1004.0])
         self.assertEqual(self.stats.get("skipped"), 2)
 
     def test_slow_reading_skips(self):
@@ -110,14 +111,36 @@ class SamplingTests(SynchronousTestCase):
         self.assertEqual(self.times, [1001.0])
 
     def test_clock_set_back(self):
-        """The next tick is at the next multiple of the time that it is now."""
+        """Readings go on, at the next multiples of the time that it is now."""
         self.sampling(1_000_000)
         self.clock.advance(0.75)
-        self.clock.rightNow = 500.5
-        for call in self.clock.getDelayedCalls():
-            call.reset(0)
-        self.clock.pump([0, 0.5, 1])
-        self.assertEqual(self.times[-2:], [501.0, 502.0])
+        self.set -= 500.5
+        self.clock.pump([0.25, 0.25, 0.25, 0.25] * 3)
+        self.assertEqual(self.times, [1001.0, 502.0, 503.0])
+        self.assertEqual(self.stats.get("skipped"), 0)
+
+    def test_clock_set_forward(self):
+        """There is one reading for all the ticks that never were, with the time that it is now."""
+        self.sampling(1_000_000)
+        self.clock.advance(0.75)
+        self.set += 3600
+        self.clock.pump([0.25] * 12)
+        self.assertEqual(self.times, [1001.0, 4602.0, 4603.0, 4604.0])
+        self.assertEqual(self.stats.get("skipped"), 3600)
+
+    def test_clock_set_within_a_long_interval(self):
+        """It is noticed within a minute: no reading is late or early by what the clock was set."""
+        self.sampling(3_600_000_000)
+        self.clock.advance(10)
+        self.set += 1800
+        self.clock.pump([60] * 14)
+        self.assertEqual(self.times, [3600.0])
+        self.clock.pump([60] * 50)
+        self.set -= 1800
+        self.clock.pump([60] * 35)
+        self.assertEqual(self.times, [3600.0])
+        self.clock.pump([60] * 10)
+        self.assertEqual(self.times, [3600.0, 7200.0])
 
     def test_stop(self):
         """No tick after it; it may be called again."""

@@ -79,9 +79,11 @@ def run_tool(
     from twisted.internet import reactor as installed_reactor
     from twisted.logger import globalLogBeginner
 
+    from ldmsjob.clocks import use_monotonic_clock
     from ldmsjob.logformat import Levels, LineObserver, stamp_from
 
     reactor: Any = installed_reactor
+    use_monotonic_clock(reactor)
     observer = LineObserver(Levels(), stamp_from(os.environ), sys.stderr)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     transport, authenticator = find_plugins(reactor, arguments)

@@ -49,10 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ldmsjob.cli.demo_session import Demo
     from ldmsjob.cli.output import WatchedOutput
+    from ldmsjob.clocks import use_monotonic_clock
     from ldmsjob.errors import LdmsJobError
     from ldmsjob.logformat import Levels, LineObserver, stamp_from
 
     reactor: Any = installed_reactor
+    use_monotonic_clock(reactor)
     observer = LineObserver(Levels(), stamp_from(os.environ), sys.stderr)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     statuses: list[int] = []

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,14 +79,13 @@ class Reconciler:
         *,
         look: Look | None = None,
         query: Any | None = None,
-        monotonic: Callable[[], float] | None = None,
     ) -> None:
         self._context = context
         self._resource_manager = resource_manager
         self._given = (look, query) if look is not None else None
         self._look: Look | None = None
         self._query: Any = None
-        self._now = monotonic or (context.clock.seconds if look is not None else time.monotonic)
+        self._now = context.clock.seconds
         self._interval = 0.0
         self._stale = 0.0
         self._nodes: str | None = None
@@ -228,7 +226,7 @@ class Reconciler:
             if task.pid is not None and task.end_us is None
         }
         assert self._look is not None
-        view = await self._look(self._now_us(), frozenset(pids))
+        view = await self._look(context.now_us(), frozenset(pids))
         answer: Answer | None = None
         if self._is_stopped():
             return
@@ -246,7 +244,7 @@ class Reconciler:
             view,
             answer,
             now=self._now(),
-            now_us=self._now_us(),
+            now_us=context.now_us(),
             gap=gap,
             vanished=frozenset(before - {belief.key.job_id for belief in beliefs}),
         )
@@ -309,9 +307,6 @@ class Reconciler:
                 "Slurm does not answer: {reason}; jobs are compared with the node alone",
                 reason=reason,
             )
-
-    def _now_us(self) -> int:
-        return int(self._context.clock.seconds() * 1_000_000)
 
 
 def _host_name() -> str:

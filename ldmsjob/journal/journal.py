@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ldmsjob.clocks import wall_clock_us
 from ldmsjob.errors import ConfigError
 from ldmsjob.facts import JobFacts, JobKey
 from ldmsjob.interfaces import IStats
@@ -38,6 +39,8 @@ TIDY_SECONDS = 30.0
 _PRUNE_ROWS = 500
 _PRUNE_SECONDS = 0.05
 """Rows that are looked at in one go, which takes a few milliseconds, and the pause between."""
+
+_EVER = (1 << 62) - 1
 
 _DISK_FAULTS = (sqlite3.Error, OSError)
 
@@ -88,7 +91,7 @@ class Journal:
     """One journal file, opened for writing.
 
     ``in_thread(function, argument)`` returns a Deferred: what waits for the disk for long is done
-    there. ``clock`` is the wall clock.
+    there. ``clock`` makes the calls, ``wall_clock_us`` tells how old rows are.
 
     Counters: ``rows`` written, ``transactions``, ``failures`` (of the disk), ``waiting`` is not one
     of them but a property, ``lost`` (rows that nobody wrote), ``pruned``, ``damaged`` (files that
@@ -107,6 +110,7 @@ class Journal:
         max_age_seconds: float,
         max_bytes: int,
         in_thread: Callable[..., Deferred[Any]],
+        wall_clock_us: Callable[[], int] = wall_clock_us,
         max_waiting: int = MAX_WAITING,
     ) -> None:
         self.path = path
@@ -116,6 +120,7 @@ class Journal:
         self._max_age_us = int(max_age_seconds * 1e6)
         self._max_bytes = max_bytes
         self._in_thread = in_thread
+        self._now_us = wall_clock_us
         self._max_waiting = max_waiting
         self._file: JournalFile | None = None
         self._due = False
@@ -380,9 +385,10 @@ class Journal:
 
     def _prune(self, file: JournalFile) -> bool:
         """Go through some rows; returns whether there are more to go through."""
-        before_us = int(self._clock.seconds() * 1e6)
+        # What is too much goes whenever it came: the clock may have been set back since.
+        before_us = _EVER
         if file.used_bytes() <= self._max_bytes:
-            before_us -= self._max_age_us
+            before_us = self._now_us() - self._max_age_us
         self._pruned_to, deleted = file.prune(self._pruned_to, before_us, _PRUNE_ROWS)
         self._stats.add("pruned", deleted)
         return self._pruned_to > 0
