@@ -84,7 +84,7 @@ class Rounds(SynchronousTestCase):
     def runs(self, job_id: str = "7") -> None:
         """The node shows a job, and Slurm lists it."""
         task = TaskProcess(0, 0, 101, START_US)
-        step = StepProcess(job_id, "0", 100, START_US, "n1", 0, 1000, tasks=(task,))
+        step = StepProcess(job_id, "0", 100, START_US, 7, "n1", 0, 1000, tasks=(task,))
         self.view = NodeView((step,))
         self.query.answer = {job_id: SlurmJob(job_id, "RUNNING", 1000, start_us=START_US)}
 

@@ -84,6 +84,18 @@ class Processes(SynchronousTestCase):
                 task.start_us, self.tree["now_us"] - int(uptime * 1e6) + ticks * 10_000
             )
 
+    def test_clock_that_was_set(self) -> None:
+        """Another wall clock moves all starts alike, and tells no process from itself."""
+        before = self.read(pids=[25370])
+        self.tree["now_us"] += 3_600_000_000
+        after = self.read(pids=[25370])
+        self.assertEqual(after.boot_us - before.boot_us, 3_600_000_000)
+        self.assertEqual(after.alive[25370] - before.alive[25370], 3_600_000_000)
+        self.assertEqual(
+            [step.identity for step in after.steps], [step.identity for step in before.steps]
+        )
+        self.assertEqual(len({step.identity for step in after.steps}), 5)
+
     def test_special_steps_have_no_number(self) -> None:
         """The batch step is no step of the user's."""
         batch = next(one for one in self.read().steps if one.step == "batch")

@@ -40,6 +40,7 @@ def process(
         step,
         pid,
         START_US,
+        7,
         tasks=tuple(
             TaskProcess(number, number, pid + 1 + number, START_US + 10_000)
             for number in range(tasks)
@@ -256,6 +257,14 @@ class Ending(SynchronousTestCase):
         self.node.pass_time(ROUND)
         self.assertEqual(self.node.rounds(5, view(alive=alive)), [])
         self.assertEqual(self.node.rounds(2, view(alive={101: START_US + 10**9}))[0].why[:3], "its")
+
+    def test_orphan_while_the_clock_is_set(self) -> None:
+        """Setting the wall clock makes no other process of a task."""
+        self.node.look(view(batch(), process(), alive={101: START_US}))
+        self.node.pass_time(ROUND)
+        for by_us in (3_600_000_000, -3_600_000_000):
+            seen = view(alive={101: START_US + by_us}, boot_us=by_us)
+            self.assertEqual(self.node.rounds(5, seen), [])
 
     def test_pid_of_another(self) -> None:
         """A process younger than the task is not the task."""

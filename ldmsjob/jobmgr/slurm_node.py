@@ -59,6 +59,8 @@ class StepProcess(msgspec.Struct, frozen=True):
     """The step's number, or ``batch``, ``extern``, ``interactive``."""
     pid: int
     start_us: int
+    ticks: int
+    """Its start in /proc's clock ticks since the boot, which no setting of a clock changes."""
     node: str | None = None
     """Slurm's name of the node; None when no task says it."""
     node_id: int | None = None
@@ -79,7 +81,7 @@ class StepProcess(msgspec.Struct, frozen=True):
     @property
     def identity(self) -> tuple[int, int]:
         """What tells it from every other process of this boot."""
-        return self.pid, self.start_us
+        return self.pid, self.ticks
 
 
 class StepCgroup(NamedTuple):
@@ -96,12 +98,17 @@ class NodeView(msgspec.Struct, frozen=True):
     cgroups: frozenset[StepCgroup] = frozenset()
     alive: Mapping[int, int] = {}
     """Those of the asked pids that run, with their start in microseconds since the epoch."""
+    boot_us: int = 0
+    """The boot in microseconds since the epoch, as the wall clock and the uptime have it at this
+    look: what all starts are counted from. Two looks differ in it, by much where the wall clock was
+    set meanwhile."""
 
 
 class _Process(NamedTuple):
     pid: int
     parent: int
     start_us: int
+    ticks: int
 
 
 def read_node(
@@ -118,7 +125,7 @@ def read_node(
     boot_us = now_us - _uptime_us(processes)
     steps, alive = _read_processes(processes, boot_us, frozenset(pids), trusted_uids)
     cgroups = root / "sys" / "fs" / "cgroup"
-    return NodeView(steps, frozenset(_populated_steps(cgroups)), alive)
+    return NodeView(steps, frozenset(_populated_steps(cgroups)), alive, boot_us)
 
 
 # Processes
@@ -181,8 +188,9 @@ def _read_processes(
         if begin < 0 or len(fields) < 20 or fields[0] in (b"Z", b"X"):
             continue
         pid = int(name)
-        start_us = boot_us + int(fields[19]) * 1_000_000 // TICKS_PER_SECOND
-        process = _Process(pid, int(fields[1]), start_us)
+        ticks = int(fields[19])
+        start_us = boot_us + ticks * 1_000_000 // TICKS_PER_SECOND
+        process = _Process(pid, int(fields[1]), start_us, ticks)
         if pid in pids:
             alive[pid] = start_us
         children.setdefault(process.parent, []).append(process)
@@ -233,6 +241,7 @@ def _step(
         step,
         process.pid,
         process.start_us,
+        process.ticks,
         known.get("SLURMD_NODENAME") or None,
         node_id,
         uid,

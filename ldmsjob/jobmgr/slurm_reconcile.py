@@ -146,7 +146,8 @@ class _Watch:
         self._vouches = 0
         self._mark: object = None
         self._pid_starts: dict[tuple[int, int, int], tuple[int, int]] = {}
-        """The pid of each open task and when that process started, once seen alive."""
+        """The pid of each open task and how long after the boot that process started, in
+        microseconds, once seen alive."""
 
     def observe(self, belief: Belief, look: _Look) -> None:
         """Take in what a look shows of the job."""
@@ -170,7 +171,7 @@ class _Watch:
             start_us = look.view.alive.get(task.pid)
             # A process that is younger than the task is another one of the same number.
             if start_us is not None and start_us <= (task.start_us or start_us) + YOUNG_US:
-                self._pid_starts.setdefault(key, (task.pid, start_us))
+                self._pid_starts.setdefault(key, (task.pid, start_us - look.view.boot_us))
 
     def remember(self, processes: Iterable[StepProcess]) -> None:
         """Take in step processes of the job."""
@@ -184,9 +185,8 @@ class _Watch:
         """Whether a process that was once seen as a task of the job, or of that step's part on a
         node, still runs."""
         return any(
-            # Starts are computed from the uptime anew at each look.
-            abs(view.alive.get(pid, 0) - start_us) < 1_000_000
-            for key, (pid, start_us) in self._pid_starts.items()
+            view.alive.get(pid, 0) - view.boot_us == since_boot_us
+            for key, (pid, since_boot_us) in self._pid_starts.items()
             if step is None or key[:2] == step
         )
 
