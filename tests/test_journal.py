@@ -15,6 +15,7 @@ from ldmsjob.jobtable import JobTable
 from ldmsjob.journal import journal as journal_module
 from ldmsjob.journal.journal import RETRY_SECONDS, TIDY_SECONDS, Journal
 from ldmsjob.journal.records import EVENT_WORDS, decode_record, encode_record
+from ldmsjob.journal.storage import Damaged
 from ldmsjob.notices import JobExit, JobInit, StepInit, TaskExit, TaskInit
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
@@ -278,11 +279,30 @@ class JournalTests(SynchronousTestCase):
         self.clock.advance(RETRY_SECONDS)
         self.assertEqual((self.rows(), self.journal.waiting), ([], 10))
         self.assertEqual((self.stats.get("failures"), len(self.messages())), (2, 1))
+        gauges = self.stats.gauges()
+        self.assertEqual((gauges["waiting"], gauges["lag_seconds"]), (10, RETRY_SECONDS))
+        self.assertEqual(self.journal.problem, "database or disk is full")
         refuse = False
         self.clock.advance(RETRY_SECONDS)
         self.assertEqual((len(self.rows()), self.journal.waiting), (10, 0))
+        self.assertEqual((self.journal.lag_seconds, self.journal.problem), (0, ""))
+        self.assertGreater(self.stats.gauges()["file_bytes"], 4096)
         self.run_job("3")
         self.assertEqual(len(self.rows()), 15)
+
+    def test_damage_behind_a_disk_that_refused(self):
+        """A file that is found damaged when the disk works again is replaced, and written on."""
+        problems = [Damaged("malformed"), sqlite3.OperationalError("disk I/O error")]
+
+        def write(*_arguments):
+            raise problems.pop()
+
+        self.journal._file.write = write
+        self.run_job("1")
+        self.clock.advance(RETRY_SECONDS)
+        self.assertEqual((len(self.rows()), self.journal.problem), (5, ""))
+        self.run_job("2")
+        self.assertEqual((len(self.rows()), self.journal.waiting), (10, 0))
 
     def test_too_much_waits(self):
         """The oldest rows are lost, and counted."""

@@ -93,9 +93,10 @@ class Journal:
     ``in_thread(function, argument)`` returns a Deferred: what waits for the disk for long is done
     there. ``clock`` makes the calls, ``wall_clock_us`` tells how old rows are.
 
-    Counters: ``rows`` written, ``transactions``, ``failures`` (of the disk), ``waiting`` is not one
-    of them but a property, ``lost`` (rows that nobody wrote), ``pruned``, ``damaged`` (files that
-    were set aside).
+    Counters: ``rows`` written, ``transactions``, ``failures`` (of the disk), ``lost`` (rows that
+    nobody wrote), ``pruned``, ``damaged`` (files that were set aside), ``unreadable`` (what
+    recovery left out). Gauges: ``waiting`` rows, ``lag_seconds`` for which the disk has refused
+    them, ``file_bytes`` with the log beside the file.
     """
 
     log = Logger(namespace="journal")
@@ -121,10 +122,13 @@ class Journal:
         self._max_bytes = max_bytes
         self._in_thread = in_thread
         self._now_us = wall_clock_us
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
         self._file: JournalFile | None = None
         self._due = False
         self._failing = False
+        self._failing_since = 0.0
+        self.problem = ""
+        """What the disk says; empty while all that is accepted can be written."""
         self._said_lost = False
         self._rows: list[_Row] = []
         self._changed: dict[Job, _Known] = {}
@@ -139,6 +143,9 @@ class Journal:
         self._pruned_to = 0
         self._unchecked = 0
         self._checkpointing = False
+        stats.gauge("waiting", lambda: self.waiting)
+        stats.gauge("lag_seconds", lambda: self.lag_seconds)
+        stats.gauge("file_bytes", self._file_bytes)
 
     # Life
 
@@ -184,6 +191,22 @@ class Journal:
     def waiting(self) -> int:
         """Rows that are not written yet."""
         return len(self._rows)
+
+    @property
+    def lag_seconds(self) -> float:
+        """For how long the disk has refused what is accepted."""
+        return self._clock.seconds() - self._failing_since if self._failing else 0.0
+
+    def _file_bytes(self) -> float | None:
+        """What the journal takes of the disk; None when it is not there."""
+        try:
+            size = os.path.getsize(self.path)
+        except OSError:
+            return None
+        try:
+            return size + os.path.getsize(f"{self.path}-wal")
+        except OSError:
+            return size
 
     def append(
         self,
@@ -276,13 +299,15 @@ class Journal:
     def _fails(self, error: Exception) -> None:
         """Go on in memory, and try again by and by."""
         self._stats.add("failures")
+        self.problem = str(error)
         if not self._failing:
             self._failing = True
+            self._failing_since = self._clock.seconds()
             self.log.error(
                 "{path} cannot be written: {error}; up to {rows} rows wait in memory",
                 path=self.path,
                 error=error,
-                rows=self._max_waiting,
+                rows=self.max_waiting,
             )
         self._trim()
         if self._retry is None:
@@ -305,6 +330,7 @@ class Journal:
             self._fails(error)
         else:
             self._failing = False
+            self.problem = ""
             self.log.info("{path} is written again", path=self.path)
 
     def _renumber(self, jobs: int, notices: int) -> None:
@@ -323,11 +349,11 @@ class Journal:
 
     def _trim(self) -> None:
         """Keep no more in memory than is allowed."""
-        excess = len(self._rows) - self._max_waiting
+        excess = len(self._rows) - self.max_waiting
         if excess > 0:
             del self._rows[:excess]
             self._lose(excess)
-        while len(self._changed) > self._max_waiting:
+        while len(self._changed) > self.max_waiting:
             del self._changed[next(iter(self._changed))]
 
     def _lose(self, count: int) -> None:
@@ -353,6 +379,9 @@ class Journal:
             self._write(self._file)
         except (*_DISK_FAULTS, ConfigError, Damaged) as failure:
             self._fails(failure)
+        else:
+            self._failing = False
+            self.problem = ""
 
     def _set_aside(self, error: Damaged) -> None:
         aside = set_aside(self.path)
