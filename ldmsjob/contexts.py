@@ -143,6 +143,15 @@ class JobManagerContext(PluginContext):
     def __init__(self, core: Core, instance: str, logger: str) -> None:
         super().__init__(core, instance, logger)
         self._subscriptions = _Subscriptions()
+        self._notices = 0
+        self._told = False
+        self._last_notice = -1.0
+        self.stats.gauge("last_notice_seconds", lambda: self.last_notice_seconds)
+
+    @property
+    def last_notice_seconds(self) -> float | None:
+        """How long ago a message told of anything; None when none has."""
+        return None if self._last_notice < 0 else self.core.clock.seconds() - self._last_notice
 
     def subscribe(self, channel: str, receiver: Callable[[Message], None]) -> ISubscription:
         """See ``IJobManagerContext``."""
@@ -157,6 +166,18 @@ class JobManagerContext(PluginContext):
         self.core.jobs.apply(
             *(notice, received_time_us, self.resource_manager, self.policy, origin, self.instance)
         )
+        self._told = self._told or origin == "message"
+        self._notices += 1
+        if self._notices == 1:
+            self.core.turn.at_end(self._count)
+
+    def _count(self) -> None:
+        """Once a turn."""
+        self.stats.add("notices", self._notices)
+        self._notices = 0
+        if self._told:
+            self._told = False
+            self._last_notice = self.core.clock.seconds()
 
     def received_time_us(self) -> int:
         """See ``IJobManagerContext``."""

@@ -46,14 +46,16 @@ from ldmsjob.interfaces import (
 from ldmsjob.jobservice import JobService
 from ldmsjob.journal.journal import Journal
 from ldmsjob.journal.places import journal_path
-from ldmsjob.links import LinkSite
+from ldmsjob.links import LinkSite, ListenerSite
 from ldmsjob.loader import Loader, check_attributes
 from ldmsjob.logformat import Levels, LineObserver
 from ldmsjob.memberships import Memberships
 from ldmsjob.messages import MessageHub
+from ldmsjob.requests import DaemonRequests
 from ldmsjob.serving import SetService
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats
+from ldmsjob.status import Health
 from ldmsjob.turns import Turn
 from ldmsjob.users import Users
 
@@ -143,6 +145,15 @@ class _Listeners(ServiceGroup):
     """The listeners; one that cannot be bound is a ``ConfigError`` with rc 7."""
 
     endpoints: dict[str, Endpoint]
+    sites: dict[str, ListenerSite]
+
+    def links_over(self, xprt: str) -> int:
+        """How many links are open over that transport."""
+        return sum(
+            len(site.links)
+            for name, site in self.sites.items()
+            if self.endpoints[name].xprt == xprt
+        )
 
     def privilegedStartService(self) -> None:
         Service.privilegedStartService(self)
@@ -210,7 +221,9 @@ class Daemon(OrderedServices):
         self.sets = SetService(
             self.registry, self.stats.child("sets"), turn, clock, now=clock.seconds
         )
-        self.site = LinkSite(self.hub, self.stats.child("links"), turn, clock, sets=self.sets)
+        links = self.stats.child("links")
+        self.requests = DaemonRequests(links)
+        self.site = LinkSite(self.hub, links, turn, clock, sets=self.sets, requests=self.requests)
         self.users = Users(clock, deferToThread)
         self.memberships = Memberships(self.users, clock, self.stats.child("groups"))
         self.settled = False
@@ -227,6 +240,7 @@ class Daemon(OrderedServices):
         self.samplers = ServiceGroup("samplers", clock, STOP_SECONDS)
         self.listeners = _Listeners("listeners", clock, STOP_SECONDS)
         self.listeners.endpoints = {}
+        self.listeners.sites = {}
 
     # Settings
 
@@ -287,6 +301,8 @@ class Daemon(OrderedServices):
             journal=journal,
         )
         self.settled = True
+        self.health = Health(self)
+        self.health.setServiceParent(self)
         if journal is not None:
             _Opening("journal", journal.open, journal.close).setServiceParent(self)
         closing = ServiceGroup("hubs", self._clock, STOP_SECONDS)
@@ -452,19 +468,26 @@ class Daemon(OrderedServices):
             return None
         return self._default_auth
 
+    def authentication_of(self, endpoint: Endpoint) -> str:
+        """The name of how peers of a listener authenticate, for people."""
+        authenticator = self._authenticator_of(endpoint)
+        return "by the transport" if authenticator is None else authenticator.name
+
     def _add_listener(self, endpoint: Endpoint) -> None:
         auth = self._authenticator_of(endpoint)
+        site = ListenerSite(self.site)
         try:
             listener = endpoint.transport.listen(
                 endpoint.host,
                 endpoint.port,
-                self.site,
+                site,
                 auth,
                 LinkSettings(
                     lambda: self.hub.enabled,
                     endpoint.quota,
                     endpoint.rx_rate,
                     self.memberships.identified,
+                    self.requests.codes,
                 ),
             )
         except ConfigError as error:
@@ -476,6 +499,10 @@ class Daemon(OrderedServices):
             name = f"{name}#{len(list(self.listeners))}"
         service.setName(name)
         self.listeners.endpoints[name] = endpoint
+        self.listeners.sites[name] = site
+        self.stats.child("links").gauge(
+            f"open.{endpoint.xprt}", lambda: self.listeners.links_over(endpoint.xprt)
+        )
         try:
             service.setServiceParent(self.listeners)
         except (ConfigError, CannotListenError, OSError) as error:

@@ -7,6 +7,7 @@ from inside a call: subscribe another, close itself or another, or cause further
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -45,7 +46,8 @@ class Subscription:
 
     Counters, in the group of the subscriber's name: ``delivered``, ``failed`` (calls that raised
     or whose Deferred failed), ``lost`` (dropped because it was too slow), ``discarded`` (left over
-    when it was closed for failing, or abandoned).
+    when it was closed for failing, or abandoned). Gauges, while it is open: ``queued`` events, and
+    ``busy_seconds`` for which it has not been done with its present one.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class Subscription:
         """Of the queue, while the subscriber makes its next event wait."""
         self.waiting = False
         """Whether a Deferred of the subscriber has not fired."""
+        self.busy_since = 0.0
+        """While it is ``waiting``: since when, in monotonic seconds."""
         self._subscriber = subscriber
         self._calls: dict[type, Callable[[Any], Any]] = {
             JobStarted: subscriber.job_started,
@@ -166,6 +170,7 @@ class Subscription:
         if not isinstance(result, Deferred):
             result = Deferred.fromCoroutine(result)
         self.waiting = True
+        self.busy_since = self._fanout.now()
         result.addCallbacks(self._succeeded, self._failed_later)
         result.addBoth(self._resume)
         return self.waiting
@@ -222,10 +227,18 @@ class Fanout:
     ``limit`` is how many events may wait for one subscriber that is not done with an earlier one
     (those of its replay not counted). Of more, the oldest are dropped, and before the next event it
     gets one ``events_lost`` call that tells of all that were. A subscriber that is never waited for
-    loses nothing.
+    loses nothing. ``now`` gives monotonic seconds.
     """
 
-    def __init__(self, stats: Stats, log: LimitedLog, *, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(
+        self,
+        stats: Stats,
+        log: LimitedLog,
+        *,
+        limit: int = DEFAULT_LIMIT,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.now = now
         self._stats = stats
         self._log = log
         self._limit = limit
@@ -251,10 +264,35 @@ class Fanout:
         )
         self._active += (subscription,)
         self._open.append(subscription)
+        self._watch(name)
         subscription.run()
         if self._closed:
             subscription.close()
         return subscription
+
+    @property
+    def open(self) -> Sequence[Subscription]:
+        """Those that are not closed, the oldest first."""
+        return tuple(self._open)
+
+    def queued(self, name: str) -> int:
+        """How many events wait for the subscribers of that name."""
+        return sum(len(one.queue) for one in self._open if one.name == name)
+
+    def busy_seconds(self, name: str) -> float:
+        """For how long a subscriber of that name has not been done with its present event."""
+        since = [one.busy_since for one in self._open if one.name == name and one.waiting]
+        return max(0.0, self.now() - min(since)) if since else 0.0
+
+    def _watch(self, name: str) -> None:
+        """Have the group of that name tell how they are, as long as there are any."""
+        group = self._stats.child(name)
+        if any(one.name == name for one in self._open):
+            group.gauge("queued", lambda: self.queued(name))
+            group.gauge("busy_seconds", lambda: self.busy_seconds(name))
+        else:
+            group.remove_gauge("queued")
+            group.remove_gauge("busy_seconds")
 
     def post(self, events: Iterable[JobEvent]) -> None:
         """Deliver to all: now, or in their turn to those who are busy."""
@@ -279,6 +317,8 @@ class Fanout:
         abandoned = [one for one in self._open if name is None or one.name == name]
         discarded = sum(one.abandon() for one in abandoned)
         self._open = [one for one in self._open if one not in abandoned]
+        for one in abandoned:
+            self._watch(one.name)
         return discarded
 
     def retire(self, subscription: Subscription) -> None:
@@ -289,3 +329,4 @@ class Fanout:
         """It has closed."""
         if subscription in self._open:  # it has not been abandoned
             self._open.remove(subscription)
+            self._watch(subscription.name)

@@ -252,6 +252,13 @@ class JobManagerInstance(PluginInstance):
         self._policies: list[JobSetPolicy] = []
         context = JobManagerContext(core, name, f"jobmgr.{factory.name}.{name}")
         super().__init__(core, factory, name, context)
+        self.stats.gauge("jobs_running", lambda: self.count_jobs(ended=False))
+        self.stats.gauge("jobs_lingering", lambda: self.count_jobs(ended=True))
+
+    def count_jobs(self, *, ended: bool) -> int:
+        """How many of its jobs run; or have ended, but their sets linger."""
+        own = {id(policy) for policy in self._policies}
+        return sum(job.ended is ended and id(job.policy) in own for job in self.core.jobs.jobs())
 
     def configure(self, given: Mapping[str, str | None], where: str) -> None:
         """Take the attributes of `config`: those of every job manager and the plugin's own."""

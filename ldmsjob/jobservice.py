@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -65,9 +65,11 @@ class JobService:
             self._forget,
             wall_clock_us,
         )
-        self._fanout = Fanout(stats.child("subscribers"), log)
+        self._fanout = Fanout(stats.child("subscribers"), log, now=clock.seconds)
         self._users = users or Users(clock, deferToThread)
         self._journal = journal
+        self._stats.gauge("running", lambda: len(self._table.running()))
+        self._stats.gauge("lingering", lambda: sum(job.ended for job in self._table.jobs()))
 
     def apply(
         self,
@@ -123,6 +125,11 @@ class JobService:
             for job in self._table.running():
                 events += self._table.started_events(job, now_us)
         return self._fanout.subscribe(subscriber, name=name, replay=events)
+
+    @property
+    def subscriptions(self) -> Sequence[Subscription]:
+        """The open ones, the oldest first."""
+        return self._fanout.open
 
     def jobs(self) -> list[Job]:
         """All jobs that run or whose sets linger, in the order in which they began."""

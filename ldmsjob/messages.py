@@ -116,6 +116,13 @@ class MessageHub:
         self._credit = HeldCredit(turn, stats, pause_bytes, self._awaits_credit)
         self._published = 0
         self._on_waiting: Callable[[], None] = lambda: None
+        for name, read in (
+            ("subscribers", lambda: len(self._subscribers)),
+            ("subscriptions", lambda: sum(len(one.wishes) for one in self._subscribers.values())),
+            ("waiting", lambda: sum(len(one.queue) for one in self._waiting)),
+            ("waiting_bytes", lambda: sum(one.queued_bytes for one in self._waiting)),
+        ):
+            stats.gauge(name, read)
 
     # The switch
 

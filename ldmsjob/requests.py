@@ -30,6 +30,11 @@ class DaemonRequests:
         self._own_uid = own_uid
         self._answers: dict[int, Callable[[], bytes]] = {}
 
+    @property
+    def codes(self) -> frozenset[int]:
+        """What there is an answer to."""
+        return frozenset(self._answers)
+
     def answer(self, code: int, make: Callable[[], bytes]) -> None:
         """Answer requests with that code with the JSON text that ``make`` returns."""
         self._answers[code] = make

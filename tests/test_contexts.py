@@ -60,6 +60,21 @@ class ContextTests(SynchronousTestCase):
         self.assertEqual(self.sampler.jobs()[0].facts.start_us, 5_000_000)
         self.assertIs(self.jobs.find_job(JobKey("fake", "7")), self.sampler.jobs()[0])
 
+    def test_notices_are_counted(self):
+        """Once a turn; only what a message told is news of the resource manager."""
+        stats = self.jobs.stats
+        self.jobs.apply(JobInit(job_id="8"), 5_000_000, origin="reconciliation")
+        self.assertIsNone(self.jobs.last_notice_seconds)
+        with self.rig.daemon.core.turn:
+            for number in "12":
+                self.jobs.apply(JobInit(job_id=number), 5_000_000)
+            self.assertEqual(stats.get("notices"), 1)
+        self.rig.clock.advance(4)
+        self.assertEqual(stats.get("notices"), 3)
+        self.assertEqual(stats.gauges()["last_notice_seconds"], 4)
+        self.jobs.apply(JobInit(job_id="9"), 5_000_000, origin="reconciliation")
+        self.assertEqual(self.jobs.last_notice_seconds, 4)
+
     def test_jobs_that_cannot_be(self):
         """Ids that would break names and lines, and owners that there cannot be, are refused."""
         notices = [JobInit(job_id=each) for each in ("", 'a"', "a\\", "a/b", "a\n", "é", "a" * 65)]

@@ -68,7 +68,7 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(daemon.name, "ldmsjob")
         self.assertEqual(
             [service.name for service in daemon],
-            ["hubs", "job managers", "recovery", "samplers", "links", "listeners"],
+            ["health", "hubs", "job managers", "recovery", "samplers", "links", "listeners"],
         )
         daemon.getServiceNamed("job managers").getServiceNamed("a")
         daemon.getServiceNamed("samplers").getServiceNamed("s")
@@ -218,7 +218,7 @@ class DaemonTests(SynchronousTestCase):
                 (LogLevel.info, line)
                 for line in (
                     "counters of job_sets: made=1",
-                    "counters of plugins/jobmgr.jm.a: even=2 odd=3",
+                    "counters of plugins/jobmgr.jm.a: even=2 notices=1 odd=3",
                     "LDMS Daemon exiting...status 0",
                 )
             ],

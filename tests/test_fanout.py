@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -63,6 +64,48 @@ class FanoutCase(SynchronousTestCase):
     def counter(self, name: str, subscriber: str = "a") -> int:
         """A counter of one subscriber."""
         return self.stats.child(subscriber).get(name)
+
+
+class GaugeTests(FanoutCase):
+    """How subscribers are."""
+
+    def gauges(self, name: str = "a") -> dict[str, float]:
+        """Those of one subscriber."""
+        return self.stats.child(name).gauges()
+
+    def test_stuck(self) -> None:
+        """It tells how many events wait and for how long; when it is done it tells nothing."""
+        clock = Clock()
+        self.fanout = self.make(now=clock.seconds)
+        gates: list[Deferred[None]] = []
+
+        def answer(_event: JobEvent) -> Deferred[None]:
+            gates.append(Deferred())
+            return gates[-1]
+
+        self.fanout.subscribe(Recorder(answer), name="a")
+        self.assertEqual(self.gauges(), {"busy_seconds": 0, "queued": 0})
+        clock.advance(5)
+        self.fanout.post([event(1), event(2), event(3)])
+        clock.advance(7)
+        self.assertEqual(self.gauges(), {"busy_seconds": 7, "queued": 2})
+        gates[0].callback(None)
+        self.assertEqual(self.gauges(), {"busy_seconds": 0, "queued": 1})
+
+    def test_several_of_one_name(self) -> None:
+        """They are told together, until the last of them closes or is abandoned."""
+        first = self.fanout.subscribe(Recorder(lambda _event: Deferred()), name="a")
+        self.fanout.subscribe(Recorder(lambda _event: Deferred()), name="a")
+        self.fanout.post([event(1), event(2)])
+        self.assertEqual(self.gauges()["queued"], 2)
+        first.abandon()
+        self.fanout.abandon("a")
+        self.assertEqual(self.gauges(), {})
+        third = self.fanout.subscribe(Recorder(), name="a")
+        self.assertEqual(self.gauges()["queued"], 0)
+        self.assertEqual(self.fanout.open, (third,))
+        third.close()
+        self.assertEqual(self.gauges(), {})
 
 
 class DeliveryTests(FanoutCase):

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import Busy, ChannelTaken, ConfigError
 from ldmsjob.instances import STOP_SECONDS, OrderedServices, ServiceGroup
-from ldmsjob.notices import JobInit
+from ldmsjob.notices import JobExit, JobInit
 from ldmsjob.sets.schema import Schema
 from ldmsjob.subscriber import JobSubscriber
 from ldmsjob.values import U32
@@ -289,6 +289,19 @@ class JobManagerTests(SynchronousTestCase):
         self.assertEqual(self.rig.daemon.registry.names(), [])
         self.fails("jobmgr_start name=a", 2)
         self.rig.run("load name=a plugin=jm")
+
+    def test_jobs_of_each(self):
+        """Running and lingering ones are counted by job manager."""
+        self.rig.read(STARTED + "load name=b plugin=jm\nconfig name=b\njobmgr_start name=b\n")
+        self.rig.start()
+        a, b = self.rig.plugin("a").context, self.rig.plugin("b").context
+        for number in "123":
+            a.apply(JobInit(job_id=number), 1_000_000)
+        a.apply(JobExit(job_id="3"), 2_000_000)
+        for context, running, lingering in ((a, 2, 1), (b, 0, 0)):
+            gauges = context.stats.gauges()
+            self.assertEqual(gauges["jobs_running"], running)
+            self.assertEqual(gauges["jobs_lingering"], lingering)
 
     def test_several_instances_of_one_plugin(self):
         """Have their own names, loggers and counters; two of one name are refused with EEXIST."""
