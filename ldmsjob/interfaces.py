@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         TaskStarted,
     )
     from ldmsjob.facts import JobFacts, JobKey, Origin, StepFacts, TaskFacts
+    from ldmsjob.limits import Limits
     from ldmsjob.notices import Notice
     from ldmsjob.sets.schema import Schema
     from ldmsjob.wire.events import Credential, Message, PeerInfo, WireCommand, WireEvent
@@ -455,6 +456,40 @@ def _as_it_is(step: AuthStep | Deferred[AuthStep]) -> AuthStep | Deferred[AuthSt
     return step
 
 
+class IPlace(Interface):
+    """One connection that is counted. See ``IAdmission``."""
+
+    def opened() -> None:
+        """It is a link now. May be called again."""
+
+    def left() -> None:
+        """It is closed. May be called again."""
+
+
+class IAdmission(Interface):
+    """Counts the connections of all listeners, and says who may still come.
+
+    A transport asks before it keeps a connection that has come; it closes one that is not wanted,
+    and tells its site by ``link_refused``.
+    """
+
+    def has_descriptor(on_this_host: bool) -> bool:
+        """Whether there is a file descriptor for one more connection. If not, none is to be
+        accepted. ``on_this_host``: only processes of this host can connect there."""
+
+    def wait(call: Callable[[], None], why: str) -> None:
+        """Call ``call`` once when a connection has gone; ``why`` nothing is accepted is logged."""
+
+    def wait_no_more(call: Callable[[], None]) -> None:
+        """Forget that ``call``, if it waits."""
+
+    def objection(address: str) -> str:
+        """Why no further connection from there is wanted, as for ``link_refused``; else empty."""
+
+    def enter(address: str) -> IPlace:
+        """Count one more."""
+
+
 @dataclass(frozen=True)
 class LinkSettings:
     """What a listener or an outgoing connection says of itself."""
@@ -470,6 +505,10 @@ class LinkSettings:
     besides what it proves. A transport that knows its peers by other means calls it likewise."""
     requests: Collection[int] = ()
     """Codes of the daemon requests that the site answers. Others are answered for it."""
+    limits: Limits | None = None
+    """What a link may make grow. None: the defaults."""
+    admission: IAdmission | None = None
+    """Asked about connections that come. None: the listener counts its own alone."""
 
 
 class ITransport(IConfigurable):

@@ -20,6 +20,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "values": (
         "ldmsjob.errors",
         "ldmsjob.facts",
+        "ldmsjob.limits",
         "ldmsjob.notices",
         "ldmsjob.permissions",
         "ldmsjob.values",
@@ -31,6 +32,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "declarations": ("ldmsjob.plugin",),
     "aids": (
         "ldmsjob.clocks",
+        "ldmsjob.admission",
         "ldmsjob.ere",
         "ldmsjob.limitedlog",
         "ldmsjob.stats",

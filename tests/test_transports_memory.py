@@ -21,6 +21,7 @@ from ldmsjob.interfaces import (
     ILink,
     LinkSettings,
 )
+from ldmsjob.limits import Limits
 from ldmsjob.transports.auth_none import NoneAuthenticator
 from ldmsjob.transports.link import Outbox
 from ldmsjob.transports.memory import MemoryPair
@@ -141,7 +142,7 @@ class OpeningTests(PairTestCase):
 
     def test_deadline(self) -> None:
         """A peer that does not finish the handshake in time is dropped."""
-        pair = self.pair(handshake_seconds=10)
+        pair = self.pair(limits=Limits(handshake_seconds=10))
         self.clock.advance(9.9)
         pair._ends[pair.right].written.clear()
         pair.settle()
@@ -242,7 +243,7 @@ class AuthenticationTests(PairTestCase):
 
     def test_verdict_after_the_deadline(self) -> None:
         """A verdict that comes when the link has gone changes nothing."""
-        pair = self.pair(handshake_seconds=10, **self.words(slow=True))
+        pair = self.pair(limits=Limits(handshake_seconds=10), **self.words(slow=True))
         pair.settle()
         self.clock.advance(10)
         pair.settle()
@@ -367,7 +368,7 @@ class TrafficTests(PairTestCase):
 
     def test_output_limit(self) -> None:
         """A peer that asks on and never reads the answers loses its link at the hard limit."""
-        pair = self.opened(buffer_bytes=1000, output_limit_bytes=5000)
+        pair = self.opened(buffer_bytes=1000, limits=Limits(output_bytes=5000))
         pair.right.pause_reading()
         for _ in range(200):
             pair.left.send(ReturnCredit([1]))

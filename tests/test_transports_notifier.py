@@ -21,9 +21,10 @@ from zope.interface.verify import verifyObject
 
 from ldmsjob.errors import ConfigError, PublishError
 from ldmsjob.interfaces import ILink, IListener, ITransport, LinkSettings
+from ldmsjob.limits import Limits
 from ldmsjob.plugins import builtin
 from ldmsjob.stats import Stats
-from ldmsjob.transports import notifier, unixsocket
+from ldmsjob.transports import acceptor, notifier
 from ldmsjob.transports.auth_none import NoneAuthenticator
 from ldmsjob.wire.events import Publish, ReturnCredit
 from tests.fake_sites import FakeSite
@@ -72,18 +73,18 @@ class NotifierTestCase(TestCase):
         self.writers: list[Writer] = []
         self.addCleanup(self.end)
 
-    def listener(self, path: str = "", **limits: Any) -> Any:
+    def listener(self, path: str = "", limits: Limits | None = None, **options: Any) -> Any:
         """A listener that was not started."""
         context = SimpleNamespace(
             clock=reactor, log=Logger(), stats=self.stats, kept=dict, keep=lambda *_: None
         )
-        transport = notifier.NotifierTransport(context, **limits)
-        settings = LinkSettings(messages_enabled=lambda: self.on)
+        transport = notifier.NotifierTransport(context, **options)
+        settings = LinkSettings(messages_enabled=lambda: self.on, limits=limits)
         return transport.listen(path or self.path, 0, self.site, None, settings)
 
-    def listen(self, **limits: Any) -> Any:
+    def listen(self, **options: Any) -> Any:
         """A listener that runs; it ends with the test."""
-        listener = self.listener(**limits)
+        listener = self.listener(**options)
         listener.service.privilegedStartService()
         listener.service.startService()
         self.addCleanup(self.stop, listener)
@@ -219,7 +220,7 @@ class LinkTests(NotifierTestCase):
     @inlineCallbacks
     def test_too_many(self) -> Iterator[Deferred[Any]]:
         """There is a bound to the number of links; more are closed."""
-        self.listen(max_links=2)
+        self.listen(limits=Limits(links_per_address=2))
         first = self.writer()
         self.writer()
         third = self.writer()
@@ -464,7 +465,7 @@ class ListenerTests(NotifierTestCase):
     @inlineCallbacks
     def test_no_descriptors(self) -> Iterator[Deferred[Any]]:
         """When there are no file descriptors left, nobody is accepted for a while; then all are."""
-        self.patch(unixsocket, "PAUSE_SECONDS", 0.0)
+        self.patch(acceptor, "PAUSE_SECONDS", 0.0)
         listener = self.listen()
         real, fails = listener._acceptor._listening, [errno.EMFILE, errno.EMFILE]
 

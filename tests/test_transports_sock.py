@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from zope.interface.verify import verifyObject
 
 from ldmsjob.errors import ConfigError, PeerError
 from ldmsjob.interfaces import IListener, ITransport, LinkSettings
+from ldmsjob.limits import Limits
 from ldmsjob.transports import sock
 from ldmsjob.transports.auth_none import NoneAuthenticator
 from ldmsjob.wire.events import MAX_MESSAGE_BYTES, Publish, ReturnCredit, SourceAddress
@@ -26,9 +28,9 @@ from tests.fake_sites import FakeSite
 SETTINGS = LinkSettings(messages_enabled=lambda: True)
 
 
-def make_transport(**limits: Any) -> sock.SockTransport:
+def make_transport() -> sock.SockTransport:
     """A transport of its own on the real reactor."""
-    return sock.SockTransport(SimpleNamespace(clock=reactor), **limits)
+    return sock.SockTransport(SimpleNamespace(clock=reactor))
 
 
 class WaitingSite(FakeSite):
@@ -84,8 +86,8 @@ class SockTestCase(TestCase):
 
     def listen(self, host: str | None = "127.0.0.1", **limits: Any) -> Any:
         """A listener on a free port, which ends with the test, and so do its links."""
-        transport = make_transport(**limits)
-        listener = transport.listen(host, 0, self.server, NoneAuthenticator(), SETTINGS)
+        settings = replace(SETTINGS, limits=Limits(**limits))
+        listener = make_transport().listen(host, 0, self.server, NoneAuthenticator(), settings)
         listener.service.privilegedStartService()
         listener.service.startService()
         self.addCleanup(self.end_links)
@@ -185,7 +187,7 @@ class LinkTests(SockTestCase):
     @inlineCallbacks
     def test_too_many_that_do_not_authenticate(self) -> Iterator[Deferred[Any]]:
         """Beyond the cap a new connection is closed at once; a link that opened does not count."""
-        listener = self.listen(max_unopened=1)
+        listener = self.listen(links_unopened=1)
         yield self.connect(listener.port)
         yield self.server.until(lambda: self.server.links)
         silent = socket.create_connection(("127.0.0.1", listener.port))
@@ -193,7 +195,7 @@ class LinkTests(SockTestCase):
         with self.assertRaises(PeerError):
             yield self.connect(listener.port)
         yield self.server.until(lambda: self.server.refused)
-        self.assertTrue(self.server.refused[0][1].startswith("too many: "))
+        self.assertTrue(self.server.refused[0][1].startswith("too many not authenticated: "))
         silent.close()
         yield self.server.until(lambda: len(self.server.refused) == 2)
         yield self.connect(listener.port)
@@ -273,7 +275,6 @@ class ConnectTests(SockTestCase):
             with self.assertRaises(ConnectError):
                 yield self.connect(free.getsockname()[1])
         self.assertEqual(self.client.calls, [])
-        self.assertEqual(self.transport.unopened, 0)
 
     @inlineCallbacks
     def test_rejected(self) -> Iterator[Deferred[Any]]:
@@ -298,16 +299,17 @@ class ConnectTests(SockTestCase):
     @inlineCallbacks
     def test_given_up(self) -> Iterator[Deferred[Any]]:
         """Cancelling during the handshake drops the connection."""
-        silent = Factory.forProtocol(Protocol)
+        heard: list[bytes] = []
+        silent = Factory.forProtocol(type("Silent", (Protocol,), {}))
+        silent.protocol.dataReceived = lambda _, data: heard.append(data)
         port = reactor.listenTCP(0, silent, interface="127.0.0.1")  # type: ignore[attr-defined]
         self.addCleanup(port.stopListening)
         connecting = self.connect(port.getHost().port)
-        yield wait_until(lambda: self.transport.unopened == 1)
+        yield wait_until(lambda: heard)
         connecting.cancel()
         yield self.assertFailure(connecting, CancelledError)
         yield self.client.until(lambda: self.client.refused)
         self.assertEqual(self.client.calls, ["refused"])
-        self.assertEqual(self.transport.unopened, 0)
 
 
 class AddressTests(SynchronousTestCase):

@@ -6,6 +6,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,11 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from ldmsjob.admission import Admission
 from ldmsjob.errors import AuthFailed, PeerError
 from ldmsjob.interfaces import SILENT, AuthStep, LinkSettings
+from ldmsjob.limits import Limits
+from ldmsjob.stats import Stats
 from ldmsjob.transports.auth_none import NoneAuthenticator
 from ldmsjob.transports.identity import ProvenIdentity
 from ldmsjob.transports.sock import SockTransport
@@ -58,17 +62,21 @@ class TlsTestCase(TestCase):
         name: str = "server",
         authenticator: Any = None,
         names: str | None = NAMES,
-        limits: Any = None,
+        limits: Limits | None = None,
         **files: Any,
     ) -> Any:
         """A listener on a free port, which ends with the test."""
-        self.listening = TlsTransport(context(), **(limits or {}))
+        self.listening = TlsTransport(context())
         self.listening.configure(self.files.attributes(name, names=names, **files))
-        return self.listen_by(self.listening, authenticator)
+        return self.listen_by(self.listening, authenticator, limits or Limits())
 
-    def listen_by(self, transport: Any, authenticator: Any = None) -> Any:
+    def listen_by(
+        self, transport: Any, authenticator: Any = None, limits: Limits | None = None
+    ) -> Any:
         """A listener of that transport."""
-        listener = transport.listen("127.0.0.1", 0, self.server, authenticator, SETTINGS)
+        self.admission = Admission(Stats(), limits)
+        settings = replace(SETTINGS, limits=limits, admission=self.admission)
+        listener = transport.listen("127.0.0.1", 0, self.server, authenticator, settings)
         listener.service.privilegedStartService()
         listener.service.startService()
         self.addCleanup(listener.service.stopService)
@@ -95,7 +103,7 @@ class TlsTestCase(TestCase):
             yield self.connect(listener, name, **options)
         yield self.server.until(lambda: self.server.refused)
         self.assertEqual(self.server.links, [])
-        self.assertEqual(self.listening.unopened, 0)
+        self.assertEqual(self.admission.unopened, 0)
         (line,) = self.server.refused
         self.assertNotIn("\n", line[1])
         return line[1], str(caught.exception)
@@ -350,7 +358,7 @@ class RefusalTests(TlsTestCase):
         yield talk_tls(listener.port)
         yield self.server.until(lambda: self.server.refused)
         self.assertEqual(self.server.refused[0][1], "tls no certificate: it showed no certificate")
-        self.assertEqual(self.listening.unopened, 0)
+        self.assertEqual(self.admission.unopened, 0)
 
     @inlineCallbacks
     def test_old_versions(self) -> Iterator[Deferred[Any]]:
@@ -388,7 +396,7 @@ class RefusalTests(TlsTestCase):
             other.settimeout(5)
             self.assertEqual(other.recv(100), b"")
         self.assertRegex(self.server.refused[1][1], "^no tls: ")
-        self.assertEqual(self.listening.unopened, 0)
+        self.assertEqual(self.admission.unopened, 0)
 
     @inlineCallbacks
     def test_tls_to_plain_sock(self) -> Iterator[Deferred[Any]]:
@@ -410,22 +418,22 @@ class RefusalTests(TlsTestCase):
     @inlineCallbacks
     def test_deadline(self) -> Iterator[Deferred[Any]]:
         """The deadline of the handshake is that of TLS, too."""
-        listener = self.listen(limits={"handshake_seconds": 0.05})
+        listener = self.listen(limits=Limits(handshake_seconds=0.05))
         with socket.create_connection(("127.0.0.1", listener.port)) as silent:
             silent.sendall(b"\x16\x03\x01")
             yield self.server.until(lambda: self.server.refused)
         self.assertRegex(self.server.refused[0][1], "^handshake timeout: ")
-        self.assertEqual(self.listening.unopened, 0)
+        self.assertEqual(self.admission.unopened, 0)
 
     @inlineCallbacks
     def test_too_many_in_the_handshake(self) -> Iterator[Deferred[Any]]:
         """Connections in the TLS handshake count for the cap."""
-        listener = self.listen(limits={"max_unopened": 1})
+        listener = self.listen(limits=Limits(links_unopened=1))
         with socket.create_connection(("127.0.0.1", listener.port)):
-            yield wait_until(lambda: self.listening.unopened == 1)
+            yield wait_until(lambda: self.admission.unopened == 1)
             seen = yield self.assertFailure(self.connect(listener), AuthFailed)
             self.assertIn("is xprt=tls there?", str(seen))
-            self.assertRegex(self.server.refused[0][1], "^too many: ")
+            self.assertRegex(self.server.refused[0][1], "^too many not authenticated: ")
         yield self.server.until(lambda: len(self.server.refused) == 2)
         yield self.connect(listener)
 

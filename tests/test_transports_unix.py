@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -17,8 +18,11 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.trial.unittest import TestCase
 from zope.interface.verify import verifyObject
 
+from ldmsjob.admission import Admission
 from ldmsjob.errors import ConfigError, PeerError
 from ldmsjob.interfaces import IListener, ITransport, LinkSettings
+from ldmsjob.limits import Limits
+from ldmsjob.stats import Stats
 from ldmsjob.transports import unix, unixsocket
 from ldmsjob.transports.auth_none import NoneAuthenticator
 from ldmsjob.transports.unix import UnixTransport
@@ -42,20 +46,22 @@ class UnixTestCase(TestCase):
         self.server, self.client = WaitingSite(), WaitingSite()
         self.transport = self.make()
 
-    def make(self, mode: str = "666", **limits: Any) -> UnixTransport:
+    def make(self, mode: str = "666") -> UnixTransport:
         """A transport."""
-        made = UnixTransport(SimpleNamespace(clock=reactor), **limits)
+        made = UnixTransport(SimpleNamespace(clock=reactor))
         made.configure({"mode": mode})
         return made
 
-    def listener(self, path: str = "", **options: Any) -> Any:
+    def listener(self, path: str = "", limits: Limits | None = None, **options: Any) -> Any:
         """A listener that is not bound."""
         self.listening = self.make(**options)
-        return self.listening.listen(path or self.path, 0, self.server, None, SETTINGS)
+        self.admission = Admission(Stats(), limits)
+        settings = replace(SETTINGS, limits=limits, admission=self.admission)
+        return self.listening.listen(path or self.path, 0, self.server, None, settings)
 
-    def listen(self, path: str = "", **options: Any) -> Any:
+    def listen(self, path: str = "", limits: Limits | None = None, **options: Any) -> Any:
         """A listener, which ends with the test, and so do its links."""
-        listener = self.listener(path, **options)
+        listener = self.listener(path, limits, **options)
         listener.service.privilegedStartService()
         listener.service.startService()
         self.addCleanup(self.end_links)
@@ -135,13 +141,13 @@ class LinkTests(UnixTestCase):
     @inlineCallbacks
     def test_silent(self) -> Iterator[Deferred[Any]]:
         """A connection that says nothing has a deadline, and counts till then."""
-        self.listen(handshake_seconds=0.05, max_unopened=1)
+        self.listen(limits=Limits(handshake_seconds=0.05, links_unopened=1))
         with socket.socket(socket.AF_UNIX) as silent:
             silent.connect(self.path)
             yield self.server.until(lambda: self.server.refused)
         self.assertRegex(self.server.refused[0][1], "^handshake timeout: ")
         self.assertEqual(self.server.refused[0][0], f"pid {os.getpid()} of uid {os.getuid()}")
-        self.assertEqual(self.listening.unopened, 0)
+        self.assertEqual(self.admission.unopened, 0)
 
 
 class SocketTests(UnixTestCase):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred
@@ -21,7 +21,17 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ldmsjob.errors import AuthFailed, PeerError
-from ldmsjob.interfaces import SILENT, AuthStep, IAuthenticator, ILink, ILinkSite, LinkSettings
+from ldmsjob.interfaces import (
+    SILENT,
+    AuthStep,
+    IAuthenticator,
+    ILink,
+    ILinkSite,
+    IPlace,
+    LinkSettings,
+)
+from ldmsjob.limits import Limits
+from ldmsjob.wire import buffers
 from ldmsjob.wire.connection import LdmsConnection
 from ldmsjob.wire.events import (
     AuthReceived,
@@ -44,14 +54,8 @@ if TYPE_CHECKING:
     from ldmsjob.wire.setevents import SetCommand
     from ldmsjob.wire.xprt import ConnectionMessage
 
-HANDSHAKE_SECONDS = 10.0
-"""How long a connection may take to become a link."""
-
 CLOSE_SECONDS = 5.0
 """How long what is buffered may take to go out when we close."""
-
-OUTPUT_LIMIT_BYTES = 64 * 1024 * 1024
-"""A peer that lets more than this wait for it loses its link."""
 
 BATCH_BYTES = 256 * 1024
 """What collects for one link during a read is written early beyond this."""
@@ -93,6 +97,12 @@ class Outbox:
                 link.flush()
 
 
+@lru_cache(maxsize=4)
+def wire_limits(limits: Limits) -> buffers.Limits:
+    """What of the limits one connection keeps to."""
+    return buffers.Limits(message=limits.message_bytes, partial_message_bytes=limits.fragment_bytes)
+
+
 class PlainStream:
     """How a link treats its transport; other kinds of transport know more to do. One for each
     link."""
@@ -127,14 +137,14 @@ class LinkProtocol(Protocol):
     """One LDMS connection of ours.
 
     ``passive``: the peer connected to us. ``opened`` fires with the link when it is open, or fails
-    with the reason that it is not. ``on_settled`` is called once when either is decided.
+    with the reason that it is not. ``place`` is where a connection that came is counted.
     ``peer_source`` is the address that is put into messages of the peer that name none.
     ``join_rail`` is asked about peers that connect with more than one endpoint, and sets ``rail``
     and ``endpoint`` or raises ``ConnectionRefused``. ``rail``, ``rail_gn`` and ``endpoint`` are
     given to links that we make as part of a rail.
 
     What the peer does not read collects in the transport. While it is more than the transport's
-    high-water mark, ``can_publish`` is False; a peer for whom ``output_limit_bytes`` collect
+    high-water mark, ``can_publish`` is False; a peer for whom the limit ``output_bytes`` collects
     nevertheless, in answers to what it asks for, loses its link. Reading goes on meanwhile: two
     peers that each waited for the other to read would wait for ever.
     """
@@ -158,11 +168,9 @@ class LinkProtocol(Protocol):
         rail_gn: int | None = None,
         endpoint: int = 0,
         opened: Deferred[ILink] | None = None,
-        on_settled: Callable[[], None] = lambda: None,
+        place: IPlace | None = None,
         wall_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
-        handshake_seconds: float = HANDSHAKE_SECONDS,
         close_seconds: float = CLOSE_SECONDS,
-        output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
     ) -> None:
         self.peer_address = peer_address
         self.credential: Credential = cast("Credential", None)
@@ -176,11 +184,12 @@ class LinkProtocol(Protocol):
         self._outbox = outbox
         self._stream = stream
         self._opened = opened
-        self._on_settled = on_settled
+        self._place = place
         self._wall_clock_us = wall_clock_us
-        self._handshake_seconds = handshake_seconds
+        limits = settings.limits or Limits()
+        self._handshake_seconds = limits.handshake_seconds
         self._close_seconds = close_seconds
-        self._output_limit_bytes = output_limit_bytes
+        self._output_limit_bytes = limits.output_bytes
         self._connection = LdmsConnection(
             passive,
             auth_name=authenticator.name,
@@ -194,6 +203,7 @@ class LinkProtocol(Protocol):
             join_rail=None if join_rail is None else partial(join_rail, self),
             peer_source=peer_source,
             requests=settings.requests,
+            limits=wire_limits(limits),
         )
         self._authentication: Any = None
         self._verdict: Deferred[AuthStep] | None = None
@@ -259,6 +269,8 @@ class LinkProtocol(Protocol):
         self._connection.close()
         if self._verdict is not None:
             self._verdict.cancel()
+        if self._place is not None:
+            self._place.left()
         self._tell_lost(reason)
         if self.rail is not None:
             self.rail.leave(self)
@@ -290,7 +302,6 @@ class LinkProtocol(Protocol):
             text = f"handshake lost: {why}" if self._heard else SILENT
         else:
             text = f"{self._refusal}: {reason.getErrorMessage()}"
-        self._on_settled()
         self._site.link_refused(self.peer_address, text)
         self._answer_opener(reason)
 
@@ -487,7 +498,8 @@ class LinkProtocol(Protocol):
         if credential is not None:
             self._is_open = True
             self._cancel_deadline()
-            self._on_settled()
+            if self._place is not None:
+                self._place.opened()
             self._site.link_opened(self)
             self._answer_opener(self)
         return events

@@ -18,6 +18,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.python.failure import Failure
 
 from ldmsjob.interfaces import IAuthenticator, ILinkSite, LinkSettings
+from ldmsjob.limits import Limits
 from ldmsjob.transports.auth_none import NoneAuthenticator
 from ldmsjob.transports.link import LinkProtocol, Outbox, PlainStream
 
@@ -112,11 +113,12 @@ class MemoryPair:
         buffer_bytes: int = 65536,
         left_options: Mapping[str, Any] | None = None,
         right_options: Mapping[str, Any] | None = None,
-        **limits: Any,
+        limits: Limits | None = None,
+        **options: Any,
     ) -> None:
-        settings = LinkSettings(messages_enabled=lambda: True)
+        settings = LinkSettings(messages_enabled=lambda: True, limits=limits)
         self._cut = cut
-        shared: dict[str, Any] = {"clock": clock, "stream": PlainStream(), **limits}
+        shared: dict[str, Any] = {"clock": clock, "stream": PlainStream(), **options}
         self.left = LinkProtocol(
             passive=True,
             site=left_site,

@@ -23,14 +23,14 @@ from zope.interface import implementer
 from ldmsjob.errors import ConfigError, PublishError
 from ldmsjob.interfaces import IAuthenticator, ILinkSite, IListener, ITransport, LinkSettings
 from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.transports.acceptor import BACKLOG, Acceptor
 from ldmsjob.transports.intake import MESSAGES_OFF, Intake
 from ldmsjob.transports.notifier_lines import MessageMaker
 from ldmsjob.transports.notifier_links import NotifierLink
+from ldmsjob.transports.streams import admission_of
 from ldmsjob.transports.unixsocket import (
-    BACKLOG,
     MAX_PATH_BYTES,
     RC_LISTEN_FAILED,
-    Acceptor,
     bound_socket,
     in_use,
     peer_process,
@@ -42,10 +42,6 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from ldmsjob.interfaces import IPluginContext
-
-MAX_LINKS = 1024
-"""Connections of one listener at once. Whoever comes when there are so many is closed, and uses the
-spool."""
 
 POLL_SECONDS = 5.0
 """How often the spool is looked at though nobody told that it had grown."""
@@ -61,7 +57,7 @@ class NotifierTransport:
     """Takes the notifiers' lines. The context's clock must be a reactor."""
 
     def __init__(self, context: IPluginContext, **limits: Any) -> None:
-        """``limits`` are ``max_links`` and ``piece_bytes``, for tests."""
+        """``limits`` may be ``piece_bytes``, for tests."""
         self._context = context
         self._limits = limits
         self._channel = "slurm"
@@ -86,7 +82,7 @@ class NotifierTransport:
         settings: LinkSettings,
     ) -> NotifierListener:
         """A listener on the socket ``host``, a path. Of the ``settings`` only
-        ``messages_enabled`` matters."""
+        ``messages_enabled`` and ``admission`` matter."""
         path = host or ""
         if authenticator is not None:
             raise ConfigError(
@@ -143,15 +139,13 @@ class NotifierListener(Service):
         channel: str,
         site: ILinkSite,
         settings: LinkSettings,
-        *,
-        max_links: int = MAX_LINKS,
         **limits: Any,
     ) -> None:
         self._context = context
         self._reactor: Any = context.clock
         self._path = path
         self._site = site
-        self._max_links = max_links
+        self._admission = admission_of(settings)
         self._intake = Intake(context, path, channel, site, settings, **limits)
         self._limited = LimitedLog(context.log, now=context.clock.seconds)
         self._socket: socket.socket | None = None
@@ -230,26 +224,32 @@ class NotifierListener(Service):
         """The spool has been read: take connections."""
         assert self._socket is not None
         self._socket.listen(BACKLOG)
-        self._acceptor = Acceptor(self._reactor, self._socket, self._accepted)
+        self._acceptor = Acceptor(
+            *(self._reactor, self._socket, self._accepted, self._admission),
+            where=self._path,
+            on_this_host=True,
+        )
 
     def _accepted(self, connection: socket.socket) -> None:
         """Somebody has connected. Closed by the caller: what becomes a link is duplicated."""
         pid, uid, gid = peer_process(connection)
         who = f"pid {pid} of uid {uid}"
+        whose = f"uid {uid}"
         if uid not in (0, os.geteuid()):
             self._refuse("uid", who, "not permitted: neither root nor the daemon's user")
         elif not self._intake.enabled:
             self._refuse("off", who, MESSAGES_OFF)
-        elif len(self._intake.links) >= self._max_links:
-            self._refuse("too_many", who, "too many: notifiers at once")
+        elif objection := self._admission.objection(whose):
+            self._refuse("too_many", who, objection)
         else:
-            connection.setblocking(False)
-            link = NotifierLink(self._intake, pid, Credential(uid, gid))
+            place = self._admission.enter(whose)
+            link = NotifierLink(self._intake, pid, Credential(uid, gid), place)
             try:
                 self._reactor.adoptStreamConnection(
                     connection.fileno(), socket.AF_UNIX, _LinkFactory(link)
                 )
             except OSError as error:
+                place.left()
                 self._refuse("descriptors", who, f"no descriptor: {error.strerror}")
 
     def _refuse(self, counter: str, who: str, reason: str) -> None:

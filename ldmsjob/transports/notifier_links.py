@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ldmsjob.errors import PeerError, PublishError
-from ldmsjob.interfaces import ILink, IRail
+from ldmsjob.interfaces import ILink, IPlace, IRail
 from ldmsjob.transports.notifier_lines import LineCutter
 from ldmsjob.wire.events import UNLIMITED, Credential, PeerInfo, ReturnCredit, WireCommand
 
@@ -93,8 +93,9 @@ class SpoolLink(_LineLink):
 class NotifierLink(_LineLink, Protocol):
     """The connection of one notifier process."""
 
-    def __init__(self, intake: Intake, pid: int, credential: Credential) -> None:
+    def __init__(self, intake: Intake, pid: int, credential: Credential, place: IPlace) -> None:
         super().__init__(f"notifier {pid}", credential, pid)
+        self._place = place
         self.cutter = LineCutter()
         self._intake = intake
         self._reason: Exception | None = None
@@ -108,6 +109,7 @@ class NotifierLink(_LineLink, Protocol):
         """It is a link at once: the kernel has said who it is."""
         self._twisted.registerProducer(self, True)
         self._open = True
+        self._place.opened()
         self._intake.opened(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -119,6 +121,7 @@ class NotifierLink(_LineLink, Protocol):
         """Tell the site, once."""
         self._closing = True
         self.transport = None
+        self._place.left()
         if not self._open:
             return
         self._open = False

@@ -15,11 +15,12 @@ from zope.interface import implementer
 
 from ldmsjob.errors import ConfigError
 from ldmsjob.interfaces import IAuthenticator, ILinkSite, ITransport, LinkSettings
+from ldmsjob.transports.acceptor import BACKLOG
 from ldmsjob.transports.link import PlainStream
 from ldmsjob.transports.streams import (
-    BACKLOG,
     CONNECT_SECONDS,
     RC_LISTEN_FAILED,
+    Accepting,
     LinkFactory,
     Remote,
     StreamListener,
@@ -165,7 +166,8 @@ class SockTransport(StreamTransport):
         settings: LinkSettings,
     ) -> StreamListener:
         """A listener that binds when its service starts."""
-        factory = self.wrapped(LinkFactory(self, site, authenticator, settings))
+        links = LinkFactory(self, site, authenticator, settings)
+        factory = self.wrapped(links)
 
         def bind(port: int) -> tuple[Any, int]:
             try:
@@ -177,10 +179,9 @@ class SockTransport(StreamTransport):
                     rc=RC_LISTEN_FAILED,
                     hint=_listen_hint(error, port),
                 ) from None
-            with bound:
-                # The reactor has a copy of the descriptor from here on.
-                listening = self.reactor.adoptStreamPort(bound.fileno(), bound.family, factory)
-                return listening, bound.getsockname()[1]
+            real_port = bound.getsockname()[1]
+            where = f"{self.name}:{real_port}" + (f":{host}" if host else "")
+            return Accepting(self.reactor, bound, links, factory, site, where=where), real_port
 
         return StreamListener(port, bind)
 

@@ -8,6 +8,7 @@ not authenticated, and rails that are made as one.
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -18,14 +19,20 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ldmsjob.interfaces import IAuthenticator, ILink, ILinkSite, IListener, LinkSettings
-from ldmsjob.transports.link import (
-    HANDSHAKE_SECONDS,
-    OUTPUT_LIMIT_BYTES,
-    LinkProtocol,
-    Outbox,
-    PlainStream,
+from ldmsjob.admission import Admission
+from ldmsjob.interfaces import (
+    SILENT,
+    IAdmission,
+    IAuthenticator,
+    ILink,
+    ILinkSite,
+    IListener,
+    LinkSettings,
 )
+from ldmsjob.limits import Limits
+from ldmsjob.stats import Stats
+from ldmsjob.transports.acceptor import NO_DESCRIPTORS, Acceptor
+from ldmsjob.transports.link import LinkProtocol, Outbox, PlainStream
 from ldmsjob.transports.rail import ArrivingRails, Rail
 from ldmsjob.wire.rail import MAX_ENDPOINTS
 
@@ -33,12 +40,6 @@ if TYPE_CHECKING:
     from ldmsjob.interfaces import IPluginContext
     from ldmsjob.wire.events import SourceAddress
     from ldmsjob.wire.xprt import ConnectionMessage
-
-BACKLOG = 1024
-"""Connections that wait to be accepted, as with the C daemon."""
-
-MAX_UNOPENED = 1024
-"""Connections of one transport that have not authenticated yet; more are closed at once."""
 
 CONNECT_SECONDS = 10.0
 
@@ -79,16 +80,24 @@ class LinkFactory(Factory):
         self._opened = opened
         self._rail = rail
         self._arriving = ArrivingRails(transport.reactor)
+        self.admission = admission_of(settings)
+        """Who counts the connections that come."""
+        self.whose = ""
+        """Whom the next connection is counted for, where its address does not tell."""
 
     def buildProtocol(self, addr: Any) -> LinkProtocol | None:
-        """A protocol for a connection; None, which closes it, when too many are not open yet."""
+        """A protocol for a connection; None, which closes it, when there are too many."""
         transport = self._transport
         remote = transport.remote(addr)
         passive = self._opened is None
-        if passive and transport.unopened >= transport.max_unopened:
-            self._site.link_refused(remote.address, "too many: connections that are not open yet")
-            return None
-        transport.unopened += 1
+        place = None
+        if passive:
+            whose = self.whose or remote.host
+            objection = self.admission.objection(whose)
+            if objection:
+                self._site.link_refused(remote.address, objection)
+                return None
+            place = self.admission.enter(whose)
 
         def join_rail(link: LinkProtocol, claim: ConnectionMessage) -> None:
             self._arriving.join(link, remote.host, claim)
@@ -107,10 +116,14 @@ class LinkFactory(Factory):
             join_rail=join_rail if passive else None,
             **self._rail,
             opened=self._opened,
-            on_settled=transport.settled,
-            handshake_seconds=transport.handshake_seconds,
-            output_limit_bytes=transport.output_limit_bytes,
+            place=place,
         )
+
+
+def admission_of(settings: LinkSettings) -> IAdmission:
+    """Who counts the connections of a listener with these settings."""
+    admission: IAdmission = settings.admission or Admission(Stats(), settings.limits)
+    return admission
 
 
 class StreamTransport:
@@ -120,20 +133,8 @@ class StreamTransport:
     they forward to one another during a read is written once per link.
     """
 
-    def __init__(
-        self,
-        context: IPluginContext,
-        *,
-        handshake_seconds: float = HANDSHAKE_SECONDS,
-        output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
-        max_unopened: int = MAX_UNOPENED,
-    ) -> None:
+    def __init__(self, context: IPluginContext) -> None:
         self.reactor: Any = context.clock
-        self.handshake_seconds = handshake_seconds
-        self.output_limit_bytes = output_limit_bytes
-        self.max_unopened = max_unopened
-        self.unopened = 0
-        """Connections whose handshake is not done yet."""
         self.outbox = Outbox()
 
     # What a transport says of itself
@@ -183,7 +184,7 @@ class StreamTransport:
             raise ValueError(f"a rail of {rail} endpoints")
         if rail == 1:
             return self._connect(host, port, site, authenticator, settings)
-        seconds = CONNECT_SECONDS + self.handshake_seconds
+        seconds = CONNECT_SECONDS + (settings.limits or Limits()).handshake_seconds
         made = Rail(rail, self.reactor, seconds=seconds)
         number = secrets.randbits(63)
         attempts = [
@@ -241,9 +242,60 @@ class StreamTransport:
         attempt.addCallbacks(made.append, failed)
         return opened
 
-    def settled(self) -> None:
-        """A connection became a link or ended before it."""
-        self.unopened -= 1
+
+class Accepting:
+    """Accepts connections at ``bound``, a listening socket, and has them become links, until
+    ``stopListening``. The socket is its own.
+
+    ``links`` makes the links; ``factory`` is the same, or what it was wrapped into. ``where`` is
+    for people.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        bound: socket.socket,
+        links: LinkFactory,
+        factory: Any,
+        site: ILinkSite,
+        *,
+        where: str,
+        on_this_host: bool = False,
+    ) -> None:
+        self._reactor = reactor
+        self._bound = bound
+        self._links = links
+        self._factory = factory
+        self._site = site
+        self._where = where
+        self._acceptor = Acceptor(
+            *(reactor, bound, self._accepted, links.admission),
+            where=where,
+            on_this_host=on_this_host,
+        )
+
+    def _accepted(self, connection: socket.socket) -> None:
+        """Somebody has connected. Closed by the caller: what becomes a link is duplicated."""
+        try:
+            self._links.whose = self.whose(connection)
+            self._reactor.adoptStreamConnection(
+                connection.fileno(), connection.family, self._factory
+            )
+        except OSError as error:
+            # Else it has been closed meanwhile, and its address is not known any more.
+            no_descriptor = error.errno in NO_DESCRIPTORS
+            self._site.link_refused(
+                self._where, f"no descriptor: {error.strerror}" if no_descriptor else SILENT
+            )
+
+    def whose(self, connection: socket.socket) -> str:
+        """Whom it is counted for; empty: for its address."""
+        return ""
+
+    def stopListening(self) -> None:  # noqa: N802
+        """Accept no more."""
+        self._acceptor.close()
+        self._bound.close()
 
 
 @implementer(IListener)

@@ -71,7 +71,7 @@ class TlsTransport(SockTransport):
 
     name = "tls"
 
-    def __init__(self, context: IPluginContext, **limits: Any) -> None:
+    def __init__(self, context: IPluginContext) -> None:
         try:
             from ldmsjob.transports import tlslayer
         except ImportError as error:
@@ -80,7 +80,7 @@ class TlsTransport(SockTransport):
                 rc=errno.ENOPKG,
                 hint="it needs more packages: pip install 'ldmsjob[tls]'",
             ) from None
-        super().__init__(context, **limits)
+        super().__init__(context)
         self._layer = tlslayer
         self._limited = LimitedLog(context.log, now=self.reactor.seconds)
         self._paths: dict[str, str] = {}

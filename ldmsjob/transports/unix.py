@@ -17,18 +17,18 @@ from zope.interface import implementer
 
 from ldmsjob.errors import ConfigError
 from ldmsjob.interfaces import IAuthenticator, ILink, ILinkSite, ITransport, LinkSettings
+from ldmsjob.transports.acceptor import BACKLOG
 from ldmsjob.transports.identity import ProvenIdentity
 from ldmsjob.transports.link import PlainStream
 from ldmsjob.transports.streams import (
     CONNECT_SECONDS,
+    Accepting,
     LinkFactory,
     Remote,
     StreamListener,
     StreamTransport,
 )
 from ldmsjob.transports.unixsocket import (
-    BACKLOG,
-    Acceptor,
     bound_socket,
     path_problem,
     peer_process,
@@ -67,8 +67,8 @@ class UnixStream(PlainStream):
 class UnixTransport(StreamTransport):
     """Links over unix sockets. ``host`` is the path, ``port`` is not looked at."""
 
-    def __init__(self, context: IPluginContext, **limits: Any) -> None:
-        super().__init__(context, **limits)
+    def __init__(self, context: IPluginContext) -> None:
+        super().__init__(context)
         self._mode = 0o666
 
     def configure(self, attributes: Mapping[str, str]) -> None:
@@ -129,17 +129,17 @@ class UnixTransport(StreamTransport):
         path = cast(str, host)
         factory = LinkFactory(self, site, None, settings)
 
-        def bind(_port: int) -> tuple[_Listening, int]:
+        def bind(_port: int) -> tuple[_Accepting, int]:
             prepare_directory(os.path.dirname(path), DIRECTORY_MODE)
             bound = bound_socket(path, "unix", self._mode)
             bound.listen(BACKLOG)
-            return _Listening(self.reactor, bound, path, factory, site), 0
+            return _Accepting(self.reactor, bound, path, factory, site), 0
 
         return StreamListener(0, bind)
 
 
-class _Listening:
-    """A bound socket whose connections become links."""
+class _Accepting(Accepting):
+    """Counts connections by user, and removes its socket at the end."""
 
     def __init__(
         self,
@@ -149,30 +149,22 @@ class _Listening:
         factory: LinkFactory,
         site: ILinkSite,
     ) -> None:
-        self._reactor = reactor
-        self._bound = bound
+        super().__init__(*(reactor, bound, factory, factory, site), where=path, on_this_host=True)
         self._path = path
         self._file = _identity(path)
-        self._factory = factory
-        self._site = site
-        self._acceptor = Acceptor(reactor, bound, self._accepted)
 
-    def _accepted(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        try:
-            self._reactor.adoptStreamConnection(connection.fileno(), socket.AF_UNIX, self._factory)
-        except OSError as error:
-            self._site.link_refused(self._path, f"no descriptor: {error.strerror}")
+    def whose(self, connection: socket.socket) -> str:
+        """The user's."""
+        return f"uid {peer_process(connection).uid}"
 
     def stopListening(self) -> None:  # noqa: N802
         """Accept no more, and remove the socket, unless another one has its place."""
-        self._acceptor.close()
         try:
             if _identity(self._path) == self._file:
                 os.unlink(self._path)
         except OSError:
             pass  # It has gone, or the directory is another's now.
-        self._bound.close()
+        super().stopListening()
 
 
 def _refuse(authenticator: IAuthenticator | None) -> None:

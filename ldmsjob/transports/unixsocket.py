@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import stat
 import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from twisted.internet.interfaces import IReadDescriptor
-from zope.interface import implementer
+from typing import NamedTuple
 
 from ldmsjob.errors import ConfigError
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall
-    from twisted.python.failure import Failure
 
 RC_LISTEN_FAILED = 7
 """The C daemon's exit status when it cannot listen."""
@@ -25,13 +16,6 @@ RC_LISTEN_FAILED = 7
 MAX_PATH_BYTES = 107
 """What the system takes."""
 
-BACKLOG = 1024
-"""Connections that wait to be accepted."""
-
-PAUSE_SECONDS = 1.0
-"""How long nothing is accepted when there are no file descriptors left."""
-
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PEERCRED = struct.Struct("iII")
 
 
@@ -143,55 +127,3 @@ def in_use(path: str, xprt: str) -> ConfigError:
         rc=RC_LISTEN_FAILED,
         hint=f"see it with `ss -xlp src {path}`",
     )
-
-
-@implementer(IReadDescriptor)
-class Acceptor:
-    """Accepts all who wait at a listening socket, until it is closed. Who they are can be decided
-    upon before a byte of theirs is read.
-
-    ``accepted`` gets each connection and may duplicate it; it is closed behind the call.
-    """
-
-    def __init__(
-        self, reactor: Any, listening: socket.socket, accepted: Callable[[socket.socket], None]
-    ) -> None:
-        self._reactor = reactor
-        self._listening = listening
-        self._accepted = accepted
-        self._pause: IDelayedCall | None = None
-        reactor.addReader(self)
-
-    def fileno(self) -> int:
-        """The socket's."""
-        return self._listening.fileno()
-
-    def logPrefix(self) -> str:  # noqa: N802
-        """For the reactor."""
-        return "unix"
-
-    def doRead(self) -> None:  # noqa: N802
-        """Take all who wait."""
-        for _ in range(BACKLOG):
-            try:
-                connection, _ = self._listening.accept()
-            except OSError as error:
-                if error.errno in _NO_DESCRIPTORS:
-                    self._reactor.removeReader(self)
-                    self._pause = self._reactor.callLater(PAUSE_SECONDS, self._go_on)
-                return
-            with connection:
-                self._accepted(connection)
-
-    def _go_on(self) -> None:
-        self._pause = None
-        self._reactor.addReader(self)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """For the reactor."""
-
-    def close(self) -> None:
-        """Accept no more. The socket stays."""
-        if self._pause is not None:
-            self._pause.cancel()
-        self._reactor.removeReader(self)

@@ -1,0 +1,159 @@
+"""Who may still connect: the count of all connections that come, whichever listener takes them.
+
+It knows nothing of sockets. Transports ask it before they keep a connection, and tell it when one
+has opened and when it has gone.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from ldmsjob.interfaces import IAdmission, IPlace, IStats
+from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.limits import Limits
+
+RESERVED = 64
+"""File descriptors that no connection takes: for the journal, files, and what job managers run."""
+
+FOR_THIS_HOST = 24
+"""Of these, so many may be taken by connections of this host's unix sockets: Slurm's notifiers, and
+people who want to see why nobody else gets in."""
+
+
+@implementer(IPlace)
+class Place:
+    """One connection that counts."""
+
+    __slots__ = ("_address", "_admission", "_opened")
+
+    def __init__(self, admission: Admission, address: str) -> None:
+        self._admission: Admission | None = admission
+        self._address = address
+        self._opened = False
+
+    def opened(self) -> None:
+        """It is a link now."""
+        if not self._opened and self._admission is not None:
+            self._opened = True
+            self._admission.unopened -= 1
+
+    def left(self) -> None:
+        """It has gone, and its descriptor with it."""
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            if not self._opened:
+                admission.unopened -= 1
+            admission.forget(self._address)
+
+
+@implementer(IAdmission)
+class Admission:
+    """Counts connections, and keeps to the limits for them.
+
+    ``limits`` may be set before the first connection comes. Counters: ``accepting_paused``; those
+    of refused connections are the site's. Gauges: ``connections``, ``connections_unopened``,
+    ``connections_limit``.
+    """
+
+    log = Logger(namespace="ldmsd")
+
+    def __init__(self, stats: IStats, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.count = 0
+        """All connections."""
+        self.unopened = 0
+        """Those that are no links yet."""
+        self.descriptors: int | None = None
+        """How many connections there are file descriptors for; None: nobody has looked."""
+        self._by_address: dict[str, int] = {}
+        self._waiting: dict[Callable[[], None], bool] = {}
+        self._stats = stats
+        self._limited = LimitedLog(self.log)
+        stats.gauge("connections", lambda: self.count)
+        stats.gauge("connections_unopened", lambda: self.unopened)
+        stats.gauge("connections_limit", lambda: self.most)
+
+    def prepare(self) -> None:
+        """Have the system let this process have as many file descriptors as ``links`` need, or see
+        how many connections there are descriptors for."""
+        wanted = self.limits.links + RESERVED
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            self.descriptors = None
+            return
+        self.descriptors = max(soft - RESERVED, 1)
+        self.log.warn(
+            "there are {soft} file descriptors: at most {most} connections at once, not {links};"
+            " allow more with LimitNOFILE= of the systemd unit, or ulimit -n",
+            soft=soft,
+            most=self.descriptors,
+            links=self.limits.links,
+        )
+
+    @property
+    def most(self) -> int:
+        """How many connections there may be."""
+        links, descriptors = self.limits.links, self.descriptors
+        return links if descriptors is None else min(links, descriptors)
+
+    # IAdmission
+
+    def has_descriptor(self, on_this_host: bool) -> bool:
+        """Whether there is a file descriptor for one more connection."""
+        descriptors = self.descriptors
+        if descriptors is None:
+            return True
+        return self.count < descriptors + (FOR_THIS_HOST if on_this_host else 0)
+
+    def wait(self, call: Callable[[], None], why: str) -> None:
+        """Call ``call`` once when a connection has gone. ``why`` a listener waits is for people."""
+        self._waiting[call] = True
+        self._stats.add("accepting_paused")
+        self._limited.warn(
+            "paused",
+            "no further connections are accepted until others have gone: {why}; there are {count}",
+            why=why,
+            count=self.count,
+        )
+
+    def wait_no_more(self, call: Callable[[], None]) -> None:
+        """Forget that."""
+        self._waiting.pop(call, None)
+
+    def objection(self, address: str) -> str:
+        """Why no further connection of ``address`` is taken; empty when it is."""
+        limits = self.limits
+        if self.count >= limits.links:
+            return f"too many: all {limits.links} links (links=)"
+        if self.unopened >= min(limits.links_unopened, max(self.most // 2, 1)):
+            return "too many not authenticated: connections that are not open yet (links_unopened=)"
+        if self._by_address.get(address, 0) >= limits.links_per_address:
+            return f"too many of one address: {limits.links_per_address} (links_per_address=)"
+        return ""
+
+    def enter(self, address: str) -> Place:
+        """One more connection."""
+        self.count += 1
+        self.unopened += 1
+        self._by_address[address] = self._by_address.get(address, 0) + 1
+        return Place(self, address)
+
+    def forget(self, address: str) -> None:
+        """One less."""
+        self.count -= 1
+        left = self._by_address[address] - 1
+        if left:
+            self._by_address[address] = left
+        else:
+            del self._by_address[address]
+        if self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            for call in waiting:
+                call()

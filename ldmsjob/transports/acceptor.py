@@ -1,0 +1,107 @@
+"""Accepting connections: as long as there are file descriptors for them, and never in a spin."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IReadDescriptor
+from zope.interface import implementer
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+    from twisted.python.failure import Failure
+
+    from ldmsjob.interfaces import IAdmission
+
+BACKLOG = 1024
+"""Connections that wait to be accepted, as with the C daemon."""
+
+PAUSE_SECONDS = 1.0
+"""How long nothing is accepted when the system has no file descriptor, unless a connection goes."""
+
+ACCEPTS = 100
+"""Connections that are accepted in one turn of the reactor; open links have theirs in between."""
+
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors that say that the system has no room for a connection now."""
+
+
+@implementer(IReadDescriptor)
+class Acceptor:
+    """Accepts those who wait at a listening socket, until it is closed. Who they are can be decided
+    upon before a byte of theirs is read.
+
+    ``accepted`` gets each connection, which does not block, and may duplicate it; it is closed
+    behind the call. While there are no file descriptors to spare, those who come wait in the
+    system's queue. ``where`` is for people; ``on_this_host`` says that nobody else can connect.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        listening: socket.socket,
+        accepted: Callable[[socket.socket], None],
+        admission: IAdmission,
+        *,
+        where: str,
+        on_this_host: bool = False,
+    ) -> None:
+        self._reactor = reactor
+        self._listening = listening
+        self._accepted = accepted
+        self._admission = admission
+        self._where = where
+        self._on_this_host = on_this_host
+        self._retry: IDelayedCall | None = None
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        """The socket's."""
+        return self._listening.fileno()
+
+    def logPrefix(self) -> str:  # noqa: N802
+        """For the reactor."""
+        return self._where
+
+    def doRead(self) -> None:  # noqa: N802
+        """Take those who wait."""
+        for _ in range(ACCEPTS):
+            if not self._admission.has_descriptor(self._on_this_host):
+                self._pause("links have all file descriptors that there are for them")
+                return
+            try:
+                connection, _ = self._listening.accept()
+            except OSError as error:
+                if error.errno in NO_DESCRIPTORS:
+                    self._pause(os.strerror(error.errno))
+                    self._retry = self._reactor.callLater(PAUSE_SECONDS, self._go_on)
+                return
+            with connection:
+                connection.setblocking(False)
+                self._accepted(connection)
+
+    def _pause(self, why: str) -> None:
+        self._reactor.removeReader(self)
+        self._admission.wait(self._go_on, f"{self._where}: {why}")
+
+    def _go_on(self) -> None:
+        self._wait_no_more()
+        self._reactor.addReader(self)
+
+    def _wait_no_more(self) -> None:
+        self._admission.wait_no_more(self._go_on)
+        retry, self._retry = self._retry, None
+        if retry is not None and retry.active():
+            retry.cancel()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """For the reactor."""
+
+    def close(self) -> None:
+        """Accept no more. The socket stays."""
+        self._wait_no_more()
+        self._reactor.removeReader(self)
