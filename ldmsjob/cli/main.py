@@ -17,6 +17,7 @@ SUBCOMMANDS = (
     "ls",
     "publish",
     "subscribe",
+    "status",
     "jobs",
     "job",
     "events",

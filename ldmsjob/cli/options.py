@@ -24,17 +24,24 @@ def exit_status(statuses: Mapping[int, str]) -> str:
     return "\n".join(["exit status:", *lines, "  any other: the errno of the system's own reason"])
 
 
-def add_connection_options(parser: argparse.ArgumentParser) -> None:
-    """The options that name the peer, under the letters that the C tools use."""
+def add_connection_options(parser: argparse.ArgumentParser, *, path: str | None = None) -> None:
+    """The options that name the peer, under the letters that the C tools use.
+
+    Where they say nothing it is the daemon that listens on this host at port 411; with ``path``, at
+    that unix socket.
+    """
     parser.add_argument("-H", "--help", action="help", help="show this text and exit")
     parser.add_argument(
         *("-h", "--host"),
-        default="localhost",
+        default=path or "localhost",
         help="the peer's host, or the path of its socket (%(default)s)",
     )
     parser.add_argument("-p", "--port", type=port, default=411, help="its port (%(default)s)")
     parser.add_argument(
-        "-x", "--xprt", default="sock", metavar="NAME", help="transport (%(default)s)"
+        *("-x", "--xprt"),
+        default="unix" if path else "sock",
+        metavar="NAME",
+        help="transport (%(default)s)",
     )
     parser.add_argument(
         *("-X", "--xprt_opt"),
