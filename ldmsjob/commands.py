@@ -22,6 +22,7 @@ from ldmsjob.config import (
 )
 from ldmsjob.daemon import LISTEN_ATTRIBUTES, JournalSettings
 from ldmsjob.errors import ConfigError
+from ldmsjob.limits import LIMITS, LimitSpec
 from ldmsjob.logformat import parse_level
 from ldmsjob.options import OPTIONS, commands_of
 
@@ -350,6 +351,35 @@ def _journal(interpreter: Interpreter, arguments: Arguments) -> None:
         interpreter.daemon.use_journal(settings)
 
 
+def _limits(interpreter: Interpreter, arguments: Arguments) -> None:
+    pairs = arguments.pairs()
+    known = {one.name: one for one in LIMITS}
+    if not pairs:
+        raise ConfigError("'limits' sets no limit", hint=f"there are: {', '.join(known)}")
+    for name in pairs:
+        if name not in known:
+            hint = nearest(name, known) or f"there are: {', '.join(known)}"
+            raise ConfigError(f"there is no limit '{name}'", hint=hint)
+    for name in pairs:
+        spec, text = known[name], arguments[name]
+        value = _limit_value(spec, text)
+        if not spec.least <= value <= spec.most:
+            unit = f" {spec.unit}" if spec.unit else ""
+            raise ConfigError(
+                f"{name} '{text}' invalid", hint=f"it may be {spec.least} to {spec.most}{unit}"
+            )
+        if interpreter.daemon.set_once(f"limits {name}", text, arguments.where):
+            interpreter.daemon.use_limit(name, value)
+
+
+def _limit_value(spec: LimitSpec, text: str) -> int:
+    if spec.unit == "bytes":
+        return parse_size(spec.name, text)
+    if spec.unit == "seconds":
+        return parse_time(spec.name, text, "s") // 1_000_000
+    return parse_integer(spec.name, text)
+
+
 def _set_memory(interpreter: Interpreter, arguments: Arguments) -> None:
     parse_size("size", arguments["size"])
     if interpreter.daemon.set_once("set_memory", arguments["size"], arguments.where):
@@ -441,6 +471,13 @@ _TABLE = (
         "Keep what is accepted on disk, and for how long; on without it.",
         optional=("enabled", "path", "max_age", "max_size"),
         priority=True,
+    ),
+    Verb(
+        "limits",
+        _limits,
+        "How much the daemon takes on, of connections, messages, jobs, ….",
+        priority=True,
+        any_attribute=True,
     ),
     Verb("pid_file", _pid_file, "Write the process id to a file.", ("path",), priority=True),
     Verb(

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from twisted.application.service import Service
@@ -22,6 +22,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from ldmsjob import __version__
+from ldmsjob.admission import Admission
 from ldmsjob.clocks import wall_clock_us
 from ldmsjob.config import nearest
 from ldmsjob.contexts import Core, PluginContext
@@ -46,6 +47,7 @@ from ldmsjob.interfaces import (
 from ldmsjob.jobservice import JobService
 from ldmsjob.journal.journal import Journal
 from ldmsjob.journal.places import journal_path
+from ldmsjob.limits import Limits, changed
 from ldmsjob.links import LinkSite, ListenerSite
 from ldmsjob.loader import Loader, check_attributes
 from ldmsjob.logformat import Levels, LineObserver
@@ -222,6 +224,8 @@ class Daemon(OrderedServices):
             self.registry, self.stats.child("sets"), turn, clock, now=clock.seconds
         )
         links = self.stats.child("links")
+        self.limits = Limits()
+        self.admission = Admission(links)
         self.requests = DaemonRequests(links)
         self.site = LinkSite(self.hub, links, turn, clock, sets=self.sets, requests=self.requests)
         self.users = Users(clock, deferToThread)
@@ -282,6 +286,10 @@ class Daemon(OrderedServices):
         if self.observer is not None:
             self.observer.open(path)
 
+    def use_limit(self, name: str, value: int) -> None:
+        """Set one of the limits, by its name in ``Limits``."""
+        self.limits = replace(self.limits, **{name: value})
+
     def settle(self) -> None:
         """End the first pass: the name, the authentication and the listeners are known now."""
         if not self.core.daemon_name:
@@ -289,6 +297,7 @@ class Daemon(OrderedServices):
             self.use_name("".join([self._hostname, *ports[:1]]))
         if self._default_auth is None:
             self.use_default_auth("none", {})
+        self.hub.limits = self.sets.limits = self.admission.limits = self.limits
         journal = self.core.journal = self._make_journal()
         self.core.jobs = JobService(
             self.registry,
@@ -299,6 +308,7 @@ class Daemon(OrderedServices):
             wall_clock_us=self.core.now_us,
             users=self.users,
             journal=journal,
+            limits=self.limits,
         )
         self.settled = True
         self.health = Health(self)
@@ -488,6 +498,8 @@ class Daemon(OrderedServices):
                     endpoint.rx_rate,
                     self.memberships.identified,
                     self.requests.codes,
+                    self.limits,
+                    self.admission,
                 ),
             )
         except ConfigError as error:
@@ -595,9 +607,16 @@ class Daemon(OrderedServices):
         lines += [f"listen on {endpoint}" for endpoint in self.endpoints]
         lines.append(f"messages {'enabled' if self.hub.enabled else 'disabled'}")
         lines.append(f"journal {self.journal_path or 'off'}")
+        if limits := changed(self.limits):
+            lines.append(f"limits {limits}")
         for instance in [*self.job_managers, *self.samplers]:
             lines.append(instance.describe())
         return lines
+
+    def privilegedStartService(self) -> None:
+        """See to file descriptors for all links, and bind the listeners."""
+        self.admission.prepare()
+        super().privilegedStartService()
 
     def startService(self) -> None:
         """Write the pid file and start everything; the listeners have been bound before.

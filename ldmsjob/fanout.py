@@ -31,10 +31,8 @@ from ldmsjob.events import (
 )
 from ldmsjob.interfaces import IJobSubscriber, ISubscription
 from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.limits import Limits
 from ldmsjob.stats import Stats
-
-DEFAULT_LIMIT = 10_000
-"""Events that may wait for one subscriber."""
 
 MAX_FAILURES = 100
 """A subscriber that fails this often in a row is closed."""
@@ -235,7 +233,7 @@ class Fanout:
         stats: Stats,
         log: LimitedLog,
         *,
-        limit: int = DEFAULT_LIMIT,
+        limit: int = Limits.event_queue,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.now = now

@@ -20,6 +20,7 @@ from ldmsjob.jobsets import JobSetPolicy, JobSets
 from ldmsjob.jobtable import JobTable
 from ldmsjob.journal.journal import Journal
 from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.limits import Limits
 from ldmsjob.notices import Notice
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats
@@ -50,12 +51,14 @@ class JobService:
         wall_clock_us: Callable[[], int] = wall_clock_us,
         users: Users | None = None,
         journal: Journal | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        log = LimitedLog(self.log)
+        limits = limits or Limits()
+        self._limited = log = LimitedLog(self.log)
         self._turn = turn
         self._now_us = wall_clock_us
         self._stats = stats.child("jobs")
-        self._table = JobTable(self._stats)
+        self._table = JobTable(self._stats, limits, self._refused)
         self._sets = JobSets(
             registry,
             clock,
@@ -65,7 +68,9 @@ class JobService:
             self._forget,
             wall_clock_us,
         )
-        self._fanout = Fanout(stats.child("subscribers"), log, now=clock.seconds)
+        self._fanout = Fanout(
+            stats.child("subscribers"), log, limit=limits.event_queue, now=clock.seconds
+        )
         self._users = users or Users(clock, deferToThread)
         self._journal = journal
         self._stats.gauge("running", lambda: len(self._table.running()))
@@ -110,6 +115,14 @@ class JobService:
         for change in changes:
             if change.ended or (change.job.adopted and change.described):
                 self._look_up(change.job)
+
+    def _refused(self, limit: str, job_id: str) -> None:
+        self._limited.warn(
+            f"limit {limit}",
+            "job {job} is left out, or a part of it: the limit {limit} is reached",
+            job=job_id,
+            limit=limit,
+        )
 
     def subscribe(
         self, subscriber: IJobSubscriber, *, name: str, replay: bool = False

@@ -25,7 +25,17 @@ from ldmsjob.events import (
 from ldmsjob.facts import JobFacts, JobKey, Origin, StepFacts, TaskFacts
 from ldmsjob.interfaces import IStats
 from ldmsjob.jobs import Change, Job, Step, StepNode, Task
-from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
+from ldmsjob.limits import Limits
+from ldmsjob.notices import (
+    OPENING,
+    JobExit,
+    JobInit,
+    Notice,
+    StepExit,
+    StepInit,
+    TaskExit,
+    TaskInit,
+)
 from ldmsjob.stats import Stats
 
 UNREPORTED_STATUS = -1
@@ -69,10 +79,24 @@ _NOT_COUNTED = Stats()
 class JobTable:
     """All jobs that run or whose sets linger.
 
-    ``stats`` counts what is repeated, late or unknown, by reason.
+    ``stats`` counts what is repeated, late or unknown, by reason, and what is left out because of
+    the ``limits``: ``refused.jobs`` by their job inits, ``refused.job_notices`` that would have
+    begun a job otherwise, ``refused.<limit>``. ``refused`` is called with the limit's name and the
+    job's id.
     """
 
-    def __init__(self, stats: IStats) -> None:
+    def __init__(
+        self,
+        stats: IStats,
+        limits: Limits | None = None,
+        refused: Callable[[str, str], None] = lambda limit, job_id: None,
+    ) -> None:
+        limits = limits or Limits()
+        self._max_jobs = limits.jobs
+        self._max_steps = limits.steps_per_job
+        self._max_nodes = limits.nodes_per_step
+        self._max_tasks = limits.tasks_per_job
+        self._on_refused = refused
         self._stats = stats
         self._sequence = 0
         self._origin: Origin = "message"
@@ -103,6 +127,10 @@ class JobTable:
         time_us = notice.time_us
         if time_us is None:
             time_us = received_us
+        if state != 1 and len(self._all) >= self._max_jobs and type(notice) in OPENING:
+            self._stats.add(f"refused.{'jobs' if type(notice) is JobInit else 'job_notices'}")
+            self._on_refused("jobs", notice.job_id)
+            return []
         rule = self._rules[type(notice)][state]
         if job is None:
             return rule(resource_manager, notice, time_us, received_us)
@@ -196,6 +224,27 @@ class JobTable:
                 change.described = True
                 job.facts_changed()
         return change
+
+    # Limits
+
+    def _has_room(self, job: Job, notice: TaskInit | TaskExit | StepInit) -> bool:
+        """Whether one more task, or step, of that job is taken; counted when it is not."""
+        step = job._steps.get(notice.step_id)
+        if type(notice) is not StepInit and len(job.task_records) >= self._max_tasks:
+            limit = "tasks_per_job"
+        elif step is None and len(job._steps) >= self._max_steps:
+            limit = "steps_per_job"
+        elif (
+            step is not None
+            and len(step.nodes) >= self._max_nodes
+            and notice.node_id not in step.nodes
+        ):
+            limit = "nodes_per_step"
+        else:
+            return True
+        self._stats.add(f"refused.{limit}")
+        self._on_refused(limit, job.key.text)
+        return False
 
     # Posting
 
@@ -420,6 +469,8 @@ class JobTable:
                 return changes + self._begin_adopted_by_step(change, notice, time_us, received_us)
             self._stats.add("repeated_step")
             return []
+        if node is None and not self._has_room(job, notice):
+            return []
         change = Change(job)
         first = step is None or not step.started
         step = self._announce(change, notice, time_us)
@@ -431,6 +482,8 @@ class JobTable:
         """A new task, a repetition, or a task of a run whose beginning we missed."""
         task = job._tasks.get((notice.step_id, notice.node_id, notice.task_id))
         if task is None:
+            if not self._has_room(job, notice):
+                return []
             change = Change(job)
             if job.uid is None or job.gid is None or job.local_tasks is None:
                 self._fill_unknown(change, notice)
@@ -472,6 +525,8 @@ class JobTable:
                 old = earlier._tasks.get(key)
                 if old is not None and old.pid is not None and old.pid == notice.pid:
                     return self._fill_late_exit(earlier, notice, time_us, received_us)
+        if task is None and not self._has_room(job, notice):
+            return []
         change = Change(job)
         if task is None:
             task = self._new_task(change, notice, None)
@@ -569,6 +624,8 @@ class JobTable:
         self._stats.add("late")
         if task is not None:
             return self._fill_task_start(job, task, notice, time_us) if repeated else []
+        if not self._has_room(job, notice):
+            return []
         change = Change(job)
         task = self._new_task(change, notice, time_us)
         self._close_task(job, task, job.end_us or time_us, UNREPORTED_STATUS, reported=False)

@@ -141,3 +141,9 @@ LIMITS: Sequence[LimitSpec] = tuple(
     for one in fields(Limits)
 )
 """All limits, in the order of ``Limits``."""
+
+
+def changed(limits: Limits) -> str:
+    """Those that are not at their defaults, as ``name=value`` with blanks in between."""
+    values = ((one, getattr(limits, one.name)) for one in LIMITS)
+    return " ".join(f"{one.name}={value}" for one, value in values if value != one.default)

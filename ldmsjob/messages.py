@@ -26,6 +26,7 @@ from ldmsjob.errors import PLUGIN_FAULTS, ChannelTaken, ConfigError, PublishErro
 from ldmsjob.heldcredit import PAUSE_BYTES, Held, HeldCredit
 from ldmsjob.interfaces import ILink, IRail, ISubscription
 from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.limits import Limits
 from ldmsjob.outlets import MAX_COMPILES, Outlet, Route, Subscriber, Wish
 from ldmsjob.permissions import READ, may_access, trusted_publishers
 from ldmsjob.wire.events import (
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
     from ldmsjob.turns import Turn
 
 Receiver = Callable[[Message], None]
-
-MAX_QUEUE_BYTES = 16 * 1024 * 1024
-"""What may wait for one subscriber; what does not fit is dropped for it."""
 
 MAX_ROUTES = 1024
 """Channels whose subscribers are remembered. Peers invent channel names, so there is a bound."""
@@ -97,7 +95,7 @@ class MessageHub:
         now: Callable[[], float] = time.monotonic,
         wall_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         own_uid: int | None = None,
-        max_queue_bytes: int = MAX_QUEUE_BYTES,
+        limits: Limits | None = None,
         pause_bytes: int = PAUSE_BYTES,
     ) -> None:
         self.enabled = False
@@ -105,7 +103,9 @@ class MessageHub:
         self._limited = LimitedLog(self.log, now=now)
         self._wall_clock_us = wall_clock_us
         self._own_uid = os.geteuid() if own_uid is None else own_uid
-        self._max_queue_bytes = max_queue_bytes
+        self.limits = limits or Limits()
+        """May be set at any time."""
+        self._subscriptions = 0
         self._locals: dict[str, _LocalSubscription] = {}
         self._subscribers: dict[ILink | IRail, Subscriber] = {}
         self._compiles: dict[ILink | IRail, RateWindow] = {}
@@ -118,7 +118,7 @@ class MessageHub:
         self._on_waiting: Callable[[], None] = lambda: None
         for name, read in (
             ("subscribers", lambda: len(self._subscribers)),
-            ("subscriptions", lambda: sum(len(one.wishes) for one in self._subscribers.values())),
+            ("subscriptions", lambda: self._subscriptions),
             ("waiting", lambda: sum(len(one.queue) for one in self._waiting)),
             ("waiting_bytes", lambda: sum(one.queued_bytes for one in self._waiting)),
         ):
@@ -186,7 +186,12 @@ class MessageHub:
             return errno.EEXIST, "Subscription already existed"
         if subscriber is None:
             subscriber = Subscriber(link)
-        if not subscriber.has_room_for(size_of(match) if is_regex else 0):
+        limits = self.limits
+        if self._subscriptions >= limits.subscriptions:
+            return errno.ENOSPC, "Too many subscriptions of all peers"
+        if len(subscriber.wishes) >= limits.subscriptions_per_link or not (
+            subscriber.has_room_for(size_of(match) if is_regex else 0)
+        ):
             return errno.ENOSPC, "Too many subscriptions on this connection"
         expression = None
         if is_regex:
@@ -200,6 +205,7 @@ class MessageHub:
             self._outlets[link] = subscriber.outlets[0]
         self._subscribers[link.rail or link] = subscriber
         subscriber.wishes[match] = Wish(subscriber, match, expression, rate)
+        self._subscriptions += 1
         self._routes.clear()
         return 0, "OK"
 
@@ -219,6 +225,7 @@ class MessageHub:
         if subscriber is None or match not in subscriber.wishes:
             return errno.ENOENT, "Subscription not found"
         del subscriber.wishes[match]
+        self._subscriptions -= 1
         self._routes.clear()
         return 0, "OK"
 
@@ -239,6 +246,7 @@ class MessageHub:
         subscriber = self._subscribers.pop(link.rail or link, None)
         if subscriber is not None:
             self._routes.clear()
+            self._subscriptions -= len(subscriber.wishes)
             subscriber.close()
             for outlet in subscriber.outlets.values():
                 self._outlets.pop(outlet.link, None)
@@ -448,7 +456,7 @@ class MessageHub:
             self._stats.add("dropped_too_large")
         elif outlet.stuck:
             self._stats.add("dropped_stuck")
-        elif outlet.queued_bytes + size > self._max_queue_bytes:
+        elif outlet.queued_bytes + size > self.limits.queue_bytes:
             self._stats.add("dropped_queue_full")
         else:
             outlet.queue.append((command, size, held))

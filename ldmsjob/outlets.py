@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from ldmsjob.wire.events import Credential, WireCommand
     from ldmsjob.wire.setevents import SetCommand
 
-MAX_SUBSCRIPTIONS = 1000
-"""Subscriptions of one link or rail."""
-
 MAX_REGEX_SIZE = 2000
 """Sizes of a subscriber's expressions together: what one character of a channel name may cost."""
 
@@ -92,11 +89,9 @@ class Subscriber:
         """By the index of the endpoint; those of a rail are made when they are needed."""
 
     def has_room_for(self, regex_size: int) -> bool:
-        """Whether it stays within its limits with one more subscription, whose expression has that
-        many bytes; 0 of one that is none."""
+        """Whether its expressions stay within their limit with one more, of that many bytes; 0 of a
+        subscription without one."""
         wishes = self.wishes
-        if len(wishes) >= MAX_SUBSCRIPTIONS:
-            return False
         if not regex_size:
             return True
         sizes = sum(one.expression.size for one in wishes.values() if one.expression is not None)

@@ -51,12 +51,6 @@ if TYPE_CHECKING:
     from ldmsjob.sets.metricset import MetricSet
     from ldmsjob.sets.registry import SetRegistry
 
-MAX_HANDLES = 100_000
-"""Sets that one link may have looked up and not acknowledged the deletion of."""
-
-MAX_WAITING = 65_536
-"""Requests of one link that may wait to be answered; a link that sends more is closed."""
-
 SLICE_BYTES = 1024 * 1024
 """What one link may take in one turn; an answer that was begun is finished."""
 
@@ -64,7 +58,8 @@ ENTRY_BYTES = 512
 ANNOUNCEMENT_BYTES = 256
 COMPILE_BYTES = 32 * 1024
 REQUEST_BYTES = 64
-"""What an entry, an announcement, an expression and any request count for in a slice."""
+"""What an entry, an announcement, an expression and any request count for in a slice; a request
+that waits counts for its bytes, too, and for what it searches for."""
 
 
 class Reader:
@@ -77,6 +72,8 @@ class Reader:
         stats: IStats,
         departures: Departures,
         *,
+        may_grant: Callable[[int], bool],
+        may_wait: Callable[[int], bool],
         granted: Callable[[Grant], None],
         wishes_changed: Callable[[Grant], None],
         deletion_settled: Callable[[Grant], None],
@@ -88,6 +85,8 @@ class Reader:
         """Of the request that asked for updates of the directory."""
         self.spent = 0
         """Of this turn's slice."""
+        self._may_grant = may_grant
+        self._may_wait = may_wait
         self._registry = registry
         self._stats = stats
         self._granted = granted
@@ -105,12 +104,18 @@ class Reader:
         self._withheld: set[MetricSet] = set()
         self._behind: dict[Grant, None] = {}
         self._waiting: deque[Any] = deque()
+        self._waiting_bytes = 0
         self._search: Search | None = None
 
     @property
     def grants(self) -> list[Grant]:
         """All that was announced to this link and is not deleted."""
         return list(self._grants.values())
+
+    @property
+    def handles(self) -> int:
+        """How many sets it has looked up, deleted ones that it has not acknowledged included."""
+        return len(self._by_key)
 
     @property
     def leaving(self) -> list[Grant]:
@@ -131,12 +136,14 @@ class Reader:
         if not self._waiting and self._search is None and self._may_go_on():
             _CALLS[type(event)](self, event)
             self.spent += REQUEST_BYTES
-        elif len(self._waiting) < MAX_WAITING:
+        elif self._may_wait(self._waiting_bytes + _size(event)):
             self._waiting.append(event)
+            self._waiting_bytes += _size(event)
         else:
             self._waiting.clear()
+            self._waiting_bytes = 0
             self._stats.add("refused.waiting")
-            self.link.abort(f"does not read: more than {MAX_WAITING} requests wait for answers")
+            self.link.abort("does not read: too many of its requests wait for answers")
 
     def go_on(self) -> None:
         """Answer what waits, as much as a slice has room for."""
@@ -145,6 +152,7 @@ class Reader:
                 self._advance(self._search)
             elif self._waiting:
                 event = self._waiting.popleft()
+                self._waiting_bytes -= _size(event)
                 _CALLS[type(event)](self, event)
                 self.spent += REQUEST_BYTES
             else:
@@ -276,7 +284,7 @@ class Reader:
         """Announce a set; False when the link has too many, which ends the lookup."""
         grant = self._grants.get(metric_set)
         if grant is None:
-            if len(self._by_key) >= MAX_HANDLES:
+            if not self._may_grant(len(self._by_key)):
                 self._stats.add("refused.handles")
                 self._fail(xid, errno.ENOMEM)
                 return False
@@ -453,6 +461,11 @@ class Reader:
         """We have looked nothing up: that set is not in use here."""
         self._stats.add("refused.deletion")
         self.link.send(AcknowledgeDeletion(event.xid))
+
+
+def _size(event: Any) -> int:
+    """What a request that waits counts for."""
+    return REQUEST_BYTES + (len(event.path) if type(event) is LookupWanted else 0)
 
 
 _CALLS: dict[type[Any], Callable[[Reader, Any], None]] = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldmsjob.departures import Departures
 from ldmsjob.grants import Grant
+from ldmsjob.limits import Limits
 from ldmsjob.readers import Reader
 from ldmsjob.wire.setevents import (
     NOTIFY_MODIFIED,
@@ -76,7 +77,12 @@ class SetService:
         *,
         now: Callable[[], float] = time.monotonic,
         delete_seconds: float = DELETE_SECONDS,
+        limits: Limits | None = None,
     ) -> None:
+        self.limits = limits or Limits()
+        """May be set at any time."""
+        self.handles = 0
+        """Sets that links have looked up, deleted ones that they have not acknowledged included."""
         self._registry = registry
         self._stats = stats
         self._turn = turn
@@ -124,6 +130,7 @@ class SetService:
         reader = self._readers.pop(link, None)
         if reader is None:
             return
+        self.handles -= reader.handles
         for grant in reader.grants:
             self._drop(grant)
         for grant in reader.leaving:
@@ -181,6 +188,8 @@ class SetService:
             self._registry,
             self._stats,
             departures,
+            may_grant=self._may_grant,
+            may_wait=lambda waiting: waiting <= self.limits.waiting_bytes,
             granted=self._granted,
             wishes_changed=self._wishes_changed,
             deletion_settled=self._deletion_settled,
@@ -190,7 +199,13 @@ class SetService:
         departures.readers[reader] = None
         return reader
 
+    def _may_grant(self, handles: int) -> bool:
+        """Whether a link with so many handles may have another one."""
+        limits = self.limits
+        return handles < limits.lookups_per_link and self.handles < limits.lookups
+
     def _granted(self, grant: Grant) -> None:
+        self.handles += 1
         self._grants.setdefault(grant.metric_set, {})[grant] = None
 
     def _drop(self, grant: Grant) -> None:
@@ -226,6 +241,7 @@ class SetService:
     # Deleted sets
 
     def _deletion_settled(self, grant: Grant) -> None:
+        self.handles -= 1
         self._leaving.pop(grant, None)
         if not self._leaving:
             self._set_expiry()
@@ -250,6 +266,7 @@ class SetService:
                     break
                 del self._leaving[grant]
                 self._stats.add("deletions_timed_out")
+                self.handles -= 1
                 grant.reader.end_deletion(grant)
         self._set_expiry()
 

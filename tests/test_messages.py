@@ -20,8 +20,9 @@ from zope.interface.verify import verifyObject
 
 from ldmsjob.errors import ChannelTaken, ConfigError, PublishError
 from ldmsjob.interfaces import ISubscription
+from ldmsjob.limits import Limits
 from ldmsjob.messages import MAX_ROUTES, MessageHub
-from ldmsjob.outlets import MAX_COMPILES, MAX_REGEX_SIZE, MAX_SUBSCRIPTIONS
+from ldmsjob.outlets import MAX_COMPILES, MAX_REGEX_SIZE
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
 from ldmsjob.wire.events import (
@@ -245,7 +246,7 @@ class SubscriptionTests(HubTestCase):
     def test_limits(self) -> None:
         """Subscriptions of one link are bounded in number, and their expressions in size."""
         link = FakeLink()
-        for number in range(MAX_SUBSCRIPTIONS):
+        for number in range(Limits.subscriptions_per_link):
             self.assertEqual(self.hub.subscribe_link(link, f"c{number}"), (0, "OK"))
         self.assertEqual(self.hub.subscribe_link(link, "more")[0], errno.ENOSPC)
         other = FakeLink()
@@ -478,7 +479,7 @@ class WaitingTests(HubTestCase):
 
     def test_queue_is_bounded(self) -> None:
         """Beyond its bound the queue takes nothing more: dropped, counted, credit free at once."""
-        self.hub = MessageHub(self.stats, self.turn, max_queue_bytes=2 * SIZE)
+        self.hub = MessageHub(self.stats, self.turn, limits=Limits(queue_bytes=2 * SIZE))
         self.hub.enable()
         link = self.subscriber(quota=10 * SIZE)
         link.room = 0
@@ -585,7 +586,9 @@ class CreditMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stats = Stats()
-        self.hub = MessageHub(self.stats, Turn(), max_queue_bytes=40 * SIZE, pause_bytes=5 * SIZE)
+        self.hub = MessageHub(
+            self.stats, Turn(), limits=Limits(queue_bytes=40 * SIZE), pause_bytes=5 * SIZE
+        )
         self.hub.enable()
         self.number = 0
         self.links: list[FakeLink] = []

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob import readers, serving
+from ldmsjob.limits import Limits
 from ldmsjob.links import LinkSite
 from ldmsjob.messages import MessageHub
 from ldmsjob.serving import SetService
@@ -96,6 +97,10 @@ class ServingTestCase(SynchronousTestCase):
             self.site.link_opened(link)
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
         self.addCleanup(self.site.close)
+
+    def limit(self, **limits: Any) -> None:
+        """Have the service keep to limits."""
+        self.sets.limits = Limits(**limits)
 
     def add_set(self, name: str = "node/a", schema: Schema = SCHEMA, **options: Any) -> MetricSet:
         """Offer a set that has had one transaction."""
@@ -353,7 +358,7 @@ class LookupTests(ServingTestCase):
 
     def test_too_many(self) -> None:
         """A link cannot have more than so many sets; what it has goes on."""
-        self.patch(readers, "MAX_HANDLES", 2)
+        self.limit(lookups_per_link=2)
         *answers, last = self.ask(self.lookup(".", is_regex=True))
         self.assertEqual([type(one) for one in answers], [AnnounceSet, AnnounceSet])
         self.assertEqual(last, FailLookup(XID, 12))
@@ -525,7 +530,7 @@ class ReadTests(ServingTestCase):
 
     def test_asking_too_much_without_reading(self) -> None:
         """A peer that goes on asking and never reads loses its link, and nobody else anything."""
-        self.patch(readers, "MAX_WAITING", 10)
+        self.limit(waiting_bytes=10 * readers.REQUEST_BYTES)
         self.link.choked = True
         wanted = ReadWanted(XID, XID, self.one.key, self.one.address, 1)
         self.site.link_events(self.link, [wanted] * 10)

@@ -15,6 +15,7 @@ from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from ldmsjob.admission import Admission
 from ldmsjob.interfaces import LinkSettings
 from ldmsjob.stats import Stats
 from ldmsjob.transports.intake import Intake
@@ -62,7 +63,8 @@ class Rig:
 
     def link(self, pid: int = 1) -> NotifierLink:
         """A process is connected."""
-        link = NotifierLink(self.intake, pid, Credential(0, 0))
+        place = Admission(self.stats).enter("uid 0")
+        link = NotifierLink(self.intake, pid, Credential(0, 0), place)
         link.makeConnection(StringTransport())
         return link
 
