@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from twisted.application.service import Service
+from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThread
@@ -46,7 +46,7 @@ from ldmsjob.interfaces import (
 )
 from ldmsjob.jobservice import JobService
 from ldmsjob.journal.journal import Journal
-from ldmsjob.journal.places import journal_path
+from ldmsjob.journal.places import hand_over, journal_path
 from ldmsjob.limits import Limits, changed
 from ldmsjob.links import LinkSite, ListenerSite
 from ldmsjob.loader import Loader, check_attributes
@@ -157,14 +157,26 @@ class _Listeners(ServiceGroup):
             if self.endpoints[name].xprt == xprt
         )
 
+    changes_user = False
+    """Whether the process goes on as another user: sockets on paths, which need no privilege, are
+    then bound as that user, who is to remove them, too."""
+
     def privilegedStartService(self) -> None:
         Service.privilegedStartService(self)
         for listener in self:
-            endpoint = self.endpoints[str(listener.name)]
-            try:
-                listener.privilegedStartService()
-            except (ConfigError, CannotListenError, OSError) as error:
-                raise _cannot_listen(endpoint, error) from None
+            if not (self.changes_user and self.endpoints[str(listener.name)].is_path):
+                self._try(listener, listener.privilegedStartService)
+
+    def startService(self) -> None:
+        Service.startService(self)
+        for listener in self:
+            self._try(listener, listener.startService)
+
+    def _try(self, listener: IService, start: Callable[[], None]) -> None:
+        try:
+            start()
+        except (ConfigError, CannotListenError, OSError) as error:
+            raise _cannot_listen(self.endpoints[str(listener.name)], error) from None
 
 
 def _cannot_listen(endpoint: Endpoint, error: Exception) -> ConfigError:
@@ -235,6 +247,7 @@ class Daemon(OrderedServices):
         self.exit_status = 0
         self.endpoints: list[Endpoint] = []
         self._turn = turn
+        self._run_as: tuple[int, int] | None = None
         self._hostname = hostname or socket.gethostname()
         self._given: dict[str, tuple[str, str]] = {}
         self._auths: dict[str, IAuthenticator] = {}
@@ -630,6 +643,43 @@ class Daemon(OrderedServices):
             self.exit_status = error.rc
             self.stopService()
             raise
+
+    def will_run_as(self, uid: int, gid: int) -> None:
+        """Between binding and starting the process goes on as that user: to be called before
+        ``privilegedStartService``, which then also gives the user what this one has made."""
+        self._run_as = uid, gid
+        self.listeners.changes_user = True
+
+    def privilegedStartService(self) -> None:
+        """Bind the listeners."""
+        super().privilegedStartService()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._run_as is None:
+            return
+        path = self.journal_path
+        try:
+            if path is not None:
+                hand_over(path, *self._run_as)
+            if self.observer is not None:
+                self.observer.hand_over(*self._run_as)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot give '{error.filename or 'the log file'}' to uid {self._run_as[0]}: "
+                f"{error.strerror}",
+                rc=error.errno or errno.EIO,
+            ) from None
+
+    def reopen(self) -> None:
+        """Open files again that may have been moved away: the log and those of plugins."""
+        if self.observer is not None:
+            try:
+                self.observer.reopen()
+            except ConfigError as error:
+                self.log.error("{error}", error=error)
+        for instance in [*self.job_managers, *self.samplers]:
+            instance.reopen()
 
     def announce(self) -> None:
         """Log that it is ready. To be called once the reactor runs and signals are dealt with."""

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from ldmsjob.contexts import Core, JobManagerContext, SamplerContext
 from ldmsjob.errors import PLUGIN_FAULTS, Busy, ChannelTaken, ConfigError, LdmsJobError, SetExists
-from ldmsjob.interfaces import AttributeSpec, IChannelJobManager
+from ldmsjob.interfaces import AttributeSpec, IChannelJobManager, IReopening
 from ldmsjob.jobsets import JOB_SET_ATTRIBUTES, JobSetPolicy
 from ldmsjob.loader import check_attributes
 from ldmsjob.sampling import Sampling
@@ -70,6 +70,17 @@ class OrderedServices(MultiService):
         self.setName(name)
         self._clock = clock
         self._stop_seconds = stop_seconds
+        self._hurried = False
+        self._waits: dict[Callable[[], None], None] = {}
+
+    def hurry(self) -> None:
+        """Wait no longer for anything that stops, now or later."""
+        self._hurried = True
+        for service in self:
+            if isinstance(service, OrderedServices):
+                service.hurry()
+        for give_up in list(self._waits):
+            give_up()
 
     @inlineCallbacks
     def stopService(self) -> Any:
@@ -82,21 +93,27 @@ class OrderedServices(MultiService):
         done: Deferred[None] = Deferred()
         stopping = maybeDeferred(service.stopService)
 
+        began = self._clock.seconds()
+
         def finish(result: object) -> None:
             if isinstance(result, Failure):
                 self.log.failure("{name} failed to stop", result, name=service.name)
             if timer is not None and timer.active():
                 timer.cancel()
+            self._waits.pop(give_up, None)
             if not done.called:
                 done.callback(None)
 
         def give_up() -> None:
+            if timer is not None and timer.active():
+                timer.cancel()
+            self._waits.pop(give_up, None)
             abandon = getattr(service, "abandon", None)
             discarded = 0 if abandon is None else abandon()
             self.log.error(
                 "{name} did not stop within {seconds:g} s and is left{rest}",
                 name=service.name,
-                seconds=self._stop_seconds,
+                seconds=round(self._clock.seconds() - began, 3),
                 rest=f"; {discarded} job events for it are discarded" if discarded else "",
             )
             if not done.called:
@@ -104,8 +121,12 @@ class OrderedServices(MultiService):
 
         timer = None
         if self._stop_seconds is not None and not stopping.called:
-            timer = self._clock.callLater(self._stop_seconds, give_up)
+            self._waits[give_up] = None
+            if not self._hurried:
+                timer = self._clock.callLater(self._stop_seconds, give_up)
         stopping.addBoth(finish)
+        if self._hurried and give_up in self._waits:
+            give_up()
         return done
 
 
@@ -226,6 +247,14 @@ class PluginInstance(Service):
                 self._failed("stop", Failure())
         yield self._release()
         self.state = "configured"
+
+    def reopen(self) -> None:
+        """Have the plugin open its files again, if it has any and is started. Never fails."""
+        if self._live and self.state == "started" and IReopening.providedBy(self.plugin):
+            try:
+                self._call("reopen", self.plugin.reopen)
+            except ConfigError as error:
+                self.log.error("{error}", error=error)
 
     def _before_stop(self) -> Deferred[Any]:
         return succeed(None)

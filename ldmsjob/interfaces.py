@@ -317,6 +317,16 @@ class ISampler(IConfigurable):
         """
 
 
+class IReopening(Interface):
+    """What a job manager, sampler or subscriber provides besides when it writes files that may be
+    moved away under it, as logrotate does."""
+
+    def reopen() -> None:
+        """The user has sent SIGHUP: close what is open and open the same paths again, without
+        emptying what is there. Called while it is started. What cannot be opened is kept as it is;
+        raise ``ConfigError`` then."""
+
+
 class IJobSubscriber(Interface):
     """One method per thing that can happen, so that a reader sees the whole life of a job here.
 

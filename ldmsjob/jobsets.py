@@ -200,8 +200,6 @@ class JobSets:
         self._daemon_name = daemon_name
         self._forget = forget
         self._wall_clock_us = wall_clock_us
-        self._uid = os.geteuid()
-        self._gid = os.getegid()
         self._lingering: list[tuple[float, int, Job]] = []
         self._lingered = 0
         self._timer: IDelayedCall | None = None
@@ -280,8 +278,9 @@ class JobSets:
             name,
             policy.schema,
             clock=self._wall_clock_us,
-            uid=self._uid,
-            gid=self._gid,
+            # A daemon may have started as root and go on as a user.
+            uid=os.geteuid(),
+            gid=os.getegid(),
             perm=policy.perm,
             heap_size=heap_size,
         )
@@ -323,7 +322,7 @@ class JobSets:
             job.gid or 0,
         )
         if policy.owned_by_job and job.uid is not None:
-            gid = self._gid if job.gid is None else job.gid
+            gid = os.getegid() if job.gid is None else job.gid
             if (metric_set.uid, metric_set.gid) != (job.uid, gid):
                 metric_set.set_owner(job.uid, gid, policy.perm)
                 if self._registry.get(metric_set.instance) is metric_set:

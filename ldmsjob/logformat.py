@@ -8,7 +8,9 @@ nine blanks for its level. See docs/operating.md, Log.
 from __future__ import annotations
 
 import functools
+import os
 import re
+import stat
 import sys
 import syslog
 import time
@@ -200,6 +202,7 @@ class LineObserver:
         self._stamp = stamp
         self._output = output
         self._in_file = False
+        self._path = ""
         self._syslog = False
 
     def __call__(self, event: LogEvent) -> None:
@@ -242,6 +245,24 @@ class LineObserver:
             ) from None
         self._close()
         self._output, self._in_file, self._syslog = output, True, False
+        self._path = os.path.abspath(path)  # the working directory may be another one later
+
+    def reopen(self) -> None:
+        """Go on in the file that has the name now, or in a new one, as after a rotation.
+
+        Raises ``ConfigError``, and goes on in the old file, when it cannot be opened.
+        """
+        if self._in_file:
+            self.open(self._path)
+
+    def hand_over(self, uid: int, gid: int) -> None:
+        """Give the file to the user as whom this process will go on, who is to open it again.
+        Raises ``OSError``."""
+        if self._in_file:
+            fd = self._output.fileno()
+            found = os.fstat(fd)
+            if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+                os.fchown(fd, uid, gid)
 
     def _close(self) -> None:
         if self._in_file:

@@ -82,7 +82,7 @@ class MessageHub:
 
     Starts disabled, like ``ldmsd``. ``now`` gives monotonic seconds, for log limits only;
     ``wall_clock_us`` is what the rates of subscriptions go by. ``own_uid`` is whom this process
-    runs as, by default its effective uid.
+    runs as; by default its effective uid when a subscription is made.
     """
 
     log = Logger(namespace="ldmsd")
@@ -102,7 +102,7 @@ class MessageHub:
         self._stats = stats
         self._limited = LimitedLog(self.log, now=now)
         self._wall_clock_us = wall_clock_us
-        self._own_uid = os.geteuid() if own_uid is None else own_uid
+        self._own_uid = own_uid
         self.limits = limits or Limits()
         """May be set at any time."""
         self._subscriptions = 0
@@ -156,7 +156,9 @@ class MessageHub:
         taken = self._locals.get(channel)
         if taken is not None:
             raise ChannelTaken(f"{taken.owner} already receives channel {channel!r}")
-        trusted = trusted_publishers(self._own_uid, publishers)
+        # Not known before: a daemon may start as root and go on as a user.
+        own_uid = os.geteuid() if self._own_uid is None else self._own_uid
+        trusted = trusted_publishers(own_uid, publishers)
         subscription = _LocalSubscription(self, channel, receiver, owner, trusted)
         self._locals[channel] = subscription
         self._routes.clear()

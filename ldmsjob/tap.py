@@ -8,12 +8,16 @@ from __future__ import annotations
 import gc
 import getopt
 import os
+import pwd
 import signal
 import sys
-from collections.abc import Callable, MutableMapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, TextIO
 
 from twisted.application.service import MultiService
+from twisted.internet.defer import maybeDeferred
 from twisted.logger import ILogObserver, Logger, globalLogBeginner
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -28,6 +32,7 @@ from ldmsjob.journal.places import state_directory
 from ldmsjob.loader import Loader
 from ldmsjob.logformat import Levels, LineObserver, stamp_from
 from ldmsjob.options import OPTIONS, commands_of
+from ldmsjob.sdnotify import ServiceManager
 
 NOTHING_TO_DO = 101
 """Exit status when neither a file nor a listener is given, as in C."""
@@ -35,8 +40,15 @@ NOTHING_TO_DO = 101
 WRONG_OPTION = 1
 """Exit status for an unknown option, as in C."""
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends the daemon in good order."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What ends the daemon: the first in good order; the second waits for nothing that stops; a further
+one ends the process at once."""
+
+STATUS_SECONDS = 10.0
+"""How often a service manager is told what runs, if it does not watch more closely."""
+
+EXIT_SECONDS = 5.0
+"""How long threads may hold up the end of the process, when all has stopped."""
 
 
 class Options(usage.Options):
@@ -140,9 +152,12 @@ GC_THRESHOLDS = (100_000, 20, 50)
 class Program(MultiService):
     """The daemon inside a Twisted application.
 
-    Gives the application our log observer, ends it on signals with status 0, and turns a failing
-    start into an exit status. What failed is written to ``stderr``, which is closed when the daemon
-    runs; without it, to standard error as it is then.
+    Gives the application our log observer, ends it on signals with status 0, opens files again on
+    SIGHUP, tells the service ``manager`` how it is, and turns a failing start into an exit status.
+    What failed is written to ``stderr``, which is closed when the daemon runs; without it, to
+    standard error as it is then. ``run_as`` are the uid and gid as which the process goes on
+    between binding and starting; ``end_soon`` is called when all has stopped and the process is
+    about to end.
     """
 
     log = Logger(namespace="ldmsd")
@@ -153,12 +168,22 @@ class Program(MultiService):
         observer: LineObserver,
         reactor: Any,
         stderr: TextIO | None = None,
+        *,
+        manager: ServiceManager | None = None,
+        run_as: tuple[int, int] | None = None,
+        end_soon: Callable[[int], None] = lambda status: None,
     ) -> None:
         super().__init__()
         self.daemon = daemon
         self.observer = observer
         self._reactor = reactor
         self._stderr = stderr
+        self._manager = manager or ServiceManager()
+        self._end_soon = end_soon
+        self._signals = 0
+        self._was_ready = False
+        if run_as is not None:
+            daemon.will_run_as(*run_as)
         daemon.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
@@ -187,6 +212,7 @@ class Program(MultiService):
         # Not left to the reactor: twistd would end by the signal itself, not with status 0.
         for number in SIGNALS:
             signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._hang_up)
         # What there is now stays. Jobs are many objects that live long and form no cycles: looking
         # through the young ones as often as Python does by default finds nothing and costs a tenth
         # of the daemon's time.
@@ -195,14 +221,82 @@ class Program(MultiService):
         if self._stderr is not None:
             self._stderr.close()
         self.daemon.announce()
+        self._was_ready = True
+        self._manager.ready(self.status())
+        if self._manager.is_there:
+            self._tell()
+
+    # The service manager
+
+    def status(self) -> str:
+        """What runs, in a line for people."""
+        jobs = sum(not job.ended for job in self.daemon.core.jobs.jobs())
+        return (
+            f"{_count(jobs, 'job runs', 'jobs run')}, {_count(len(self.daemon.site.links), 'link')}"
+        )
+
+    def _tell(self) -> None:
+        """From a timer of the reactor: where that hangs, the manager hears nothing."""
+        watchdog = self._manager.watchdog_seconds
+        seconds = STATUS_SECONDS if watchdog is None else min(watchdog / 2, STATUS_SECONDS)
+        self._reactor.callLater(seconds, self._tell)
+        if self.running:
+            self._manager.alive(self.status())
+        else:
+            self._manager.alive("stopping")
+
+    # Signals, whose handlers interrupt anything and so do next to nothing themselves
 
     def _stop(self, number: int, frame: object) -> None:
+        self._signals += 1
+        if self._signals > 2:
+            os._exit(self.daemon.exit_status)
         self._reactor.callFromThread(self._stopped_by, number)
 
     def _stopped_by(self, number: int) -> None:
+        if not self.running:
+            self.log.warn("signal {number} received again, waiting for nothing", number=number)
+            self.daemon.hurry()
+            return
         self.log.info("signal {number} received, exiting", number=number)
         if self._reactor.running:
             self._reactor.stop()
+
+    def _hang_up(self, number: int, frame: object) -> None:
+        self._reactor.callFromThread(self._reopen)
+
+    def _reopen(self) -> None:
+        if self.running:
+            self._manager.reloading()
+            self.daemon.reopen()
+            self.log.info("signal {number} received, files opened again", number=int(signal.SIGHUP))
+            self._manager.ready(self.status())
+
+    def stopService(self) -> Any:
+        """Stop the daemon; the manager is told."""
+        self._manager.stopping("stopping")
+        stopping = maybeDeferred(super().stopService)
+        if self._was_ready:
+            stopping.addBoth(self._stopped)
+        return stopping
+
+    def _stopped(self, result: Any) -> Any:
+        self._end_soon(self.daemon.exit_status)
+        return result
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def end_soon(status: int, seconds: float = EXIT_SECONDS) -> None:
+    """Have the process end by then, whatever its threads wait for."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        os._exit(status)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
 
 
 def report(error: ConfigError, observer: LineObserver, stderr: TextIO) -> None:
@@ -250,6 +344,7 @@ def makeService(options: Options) -> Program:
     from twisted.internet import reactor
 
     use_monotonic_clock(reactor)
+    manager = ServiceManager.from_environment(os.environ)
     if options.check:
         status = 0
         with until_reader_leaves():
@@ -263,7 +358,25 @@ def makeService(options: Options) -> Program:
         globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
         report(error, observer, sys.stderr)
         raise SystemExit(error.rc) from None
-    return Program(daemon, observer, reactor, _present_stderr())
+    return Program(
+        daemon,
+        observer,
+        reactor,
+        _present_stderr(),
+        manager=manager,
+        run_as=run_as(options.parent),
+        end_soon=end_soon,
+    )
+
+
+def run_as(twistd: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """The uid and gid that twistd will change to, by its options; None when it will not."""
+    if twistd is None or (twistd["uid"] is None and twistd["gid"] is None):
+        return None
+    uid, gid = twistd["uid"], twistd["gid"]
+    if uid is None:
+        return os.geteuid(), gid
+    return uid, pwd.getpwuid(uid).pw_gid if gid is None else gid
 
 
 def _present_stderr() -> TextIO | None:

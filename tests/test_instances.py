@@ -95,6 +95,32 @@ class OrderedServicesTests(SynchronousTestCase):
         self.clock.advance(5)
         self.successResultOf(stopped)
 
+    def test_hurry(self):
+        """What is waited for is left at once, as is what comes later; each is named."""
+        self.patch(OrderedServices, "log", Logger(observer=self.events.append))
+        group = ServiceGroup("group", self.clock, 5.0)
+        group.setServiceParent(self.services)
+        for name in "ab":
+            Stopping(name, self.log, Deferred()).setServiceParent(group)
+        outer = OrderedServices("outer", self.clock)
+        self.services.setServiceParent(outer)
+        Stopping("c", self.log, Deferred()).setServiceParent(self.services)
+        stopped = outer.stopService()
+        self.clock.advance(2)
+        self.assertEqual(self.log, ["c"])
+        outer.hurry()
+        self.successResultOf(stopped)
+        self.assertEqual(self.log, ["c", "b", "a"])
+        self.assertEqual(
+            [formatEvent(event) for event in self.events],
+            [
+                "c did not stop within 2 s and is left",
+                "b did not stop within 0 s and is left",
+                "a did not stop within 0 s and is left",
+            ],
+        )
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_one_that_fails_is_logged(self):
         """And the others stop."""
         self.add("a")

@@ -1,6 +1,7 @@
 """Log lines and levels."""
 
 import io
+import os
 from unittest import mock
 
 from twisted.logger import Logger, LogLevel
@@ -138,6 +139,38 @@ class LineTests(SynchronousTestCase):
                 first.read(), "    ERROR: config: one \\udce9\n    ERROR: config: three\n"
             )
             self.assertEqual(second.read(), "    ERROR: config: two\n")
+
+    def test_reopen(self):
+        """Lines go to a new file when the old one was moved, and are appended when it was not."""
+        self.observer.reopen()
+        directory = self.mktemp()
+        os.mkdir(directory)
+        path = os.path.abspath(os.path.join(directory, "log"))
+        self.observer.open(os.path.relpath(path))
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir("/")
+        self.log.error("one")
+        self.observer.reopen()
+        self.log.error("two")
+        os.rename(path, f"{path}.1")
+        self.log.error("three")
+        self.observer.reopen()
+        self.log.error("four")
+        with open(f"{path}.1") as old, open(path) as new:
+            self.assertEqual([line.split()[-1] for line in old], ["one", "two", "three"])
+            self.assertEqual([line.split()[-1] for line in new], ["four"])
+
+    def test_reopen_that_fails(self):
+        """Lines go on where they went."""
+        path = os.path.join(self.mktemp(), "log")
+        os.mkdir(os.path.dirname(path))
+        self.observer.open(path)
+        os.rename(os.path.dirname(path), f"{os.path.dirname(path)}.moved")
+        error = self.assertRaises(ConfigError, self.observer.reopen)
+        self.assertEqual(error.rc, 2)
+        self.log.error("still")
+        with open(f"{os.path.dirname(path)}.moved/log") as file:
+            self.assertIn("still", file.read())
 
     def test_file_that_cannot_be_opened(self):
         """Is the user's mistake, and lines go on where they went."""

@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 from ldmsjob.errors import ConfigError
 from ldmsjob.facts import JobFacts, StepFacts, TaskFacts
-from ldmsjob.interfaces import IJobSubscriber, ISampler
+from ldmsjob.interfaces import IJobSubscriber, IReopening, ISampler
 from ldmsjob.notices import JobExit, JobInit, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.samplers.jobevents import JobEventSampler, job_text, step_text, task_text
 from ldmsjob.testing import FakeSamplerContext
@@ -105,6 +105,55 @@ class SamplerCase(SynchronousTestCase):
         apply(TaskExit("1", 0, 0, 0, 256, 13 * S, 77))
         apply(StepExit("1", 0, 0, 14 * S))
         apply(JobExit("1", 15 * S))
+
+
+class ReopenTests(SamplerCase):
+    """What SIGHUP makes of the file."""
+
+    def test_moved(self) -> None:
+        """Whole lines up to then in the old file, all others in the new one."""
+        self.assertTrue(IReopening.providedBy(self.sampler))
+        self.daemon.apply(JobInit("1", 10 * S))
+        os.rename(self.path, f"{self.path}.1")
+        with self.daemon.turn:
+            self.daemon.apply(JobInit("2", 10 * S))
+            self.sampler.reopen()
+            self.daemon.apply(JobInit("3", 10 * S))
+        self.assertEqual([line[10:31] for line in self.lines()], [' {"job_id":"slurm_3",'])
+        with open(f"{self.path}.1") as old:
+            self.assertEqual(len(old.readlines()), 2)
+        self.assertEqual(self.context.stats.get("lines"), 3)
+
+    def test_not_moved(self) -> None:
+        """It is not emptied, and written on."""
+        self.daemon.apply(JobInit("1", 10 * S))
+        self.sampler.reopen()
+        self.sampler.reopen()
+        self.daemon.apply(JobInit("2", 10 * S))
+        self.assertEqual(self.words(), ["job_start", "job_start"])
+
+    def test_new_one_is_there_already(self) -> None:
+        """As logrotate's `create` makes it: what somebody has written there stays."""
+        os.rename(self.path, f"{self.path}.1")
+        with open(self.path, "w") as file:
+            file.write("precious\n")
+        self.sampler.reopen()
+        self.daemon.apply(JobInit("1", 10 * S))
+        self.assertEqual(self.words(), ["precious", "job_start"])
+
+    def test_refused(self) -> None:
+        """It goes on in the old file, and keeps others from that."""
+        os.rename(self.path, f"{self.path}.1")
+        other = JobEventSampler(FakeSamplerContext())
+        other.configure({"file": self.path})
+        other.start()
+        error = self.assertRaises(ConfigError, self.sampler.reopen)
+        self.assertEqual(error.rc, errno.EEXIST)
+        self.daemon.apply(JobInit("1", 10 * S))
+        self.assertEqual(self.lines(), [])
+        other.stop()
+        with open(f"{self.path}.1") as old:
+            self.assertEqual(len(old.readlines()), 1)
 
 
 class FileTests(SamplerCase):

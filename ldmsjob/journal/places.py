@@ -33,6 +33,21 @@ def journal_path(directory: str, daemon_name: str) -> str:
     return os.path.join(directory, daemon_name.replace("/", "_"), JOURNAL_NAME)
 
 
+def hand_over(path: str, uid: int, gid: int) -> None:
+    """Give the directory of that journal, and what is in it, to the user as whom this process will
+    go on; makes it if it is not there. One that is not ours is left as it is. Raises ``OSError``.
+    """
+    directory = os.path.dirname(path)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    if os.stat(directory).st_uid != os.geteuid():
+        return
+    # From here on nobody else has been able to put anything there.
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            os.chown(entry.path, uid, gid, follow_symlinks=False)
+    os.chown(directory, uid, gid)
+
+
 def find_journals(directory: str) -> dict[str, str]:
     """Journals below a state directory, by the names of their daemons. Raises ``ConfigError``."""
     try:

@@ -27,7 +27,7 @@ from ldmsjob.events import (
     TaskStarted,
 )
 from ldmsjob.facts import JobFacts, StepFacts, TaskFacts
-from ldmsjob.interfaces import ISampler, ISamplerContext
+from ldmsjob.interfaces import IReopening, ISampler, ISamplerContext
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.subscriber import JobSubscriber
 
@@ -90,15 +90,16 @@ def step_text(job: JobFacts, facts: StepFacts) -> str:
     )
 
 
-def _open_emptied(path: str) -> int:
-    """Open a file that nobody else writes, and empty it. Raises ``OSError``, of its kinds
-    ``BlockingIOError`` when somebody does; the file is then as it was."""
+def _open(path: str, *, emptied: bool) -> int:
+    """Open a file that nobody else writes. Raises ``OSError``, of its kinds ``BlockingIOError``
+    when somebody does; the file is then as it was."""
     fd = os.open(path, _OPEN_FLAGS, 0o666)
     try:
         # Several may write to one device or pipe: there is nothing to empty and nothing to keep.
         if stat.S_ISREG(os.fstat(fd).st_mode):
             _lock(fd)
-            os.ftruncate(fd, 0)
+            if emptied:
+                os.ftruncate(fd, 0)
     except OSError:
         os.close(fd)
         raise
@@ -116,7 +117,7 @@ def _lock(fd: int) -> None:
         pass
 
 
-@implementer(ISampler)
+@implementer(ISampler, IReopening)
 class JobEventSampler(JobSubscriber):
     """Writes job events to the file named by the attribute ``file``, emptied at the start.
 
@@ -147,10 +148,14 @@ class JobEventSampler(JobSubscriber):
         self._steps = attributes.get("steps") == "true"
 
     def start(self) -> None:
-        """Open the file and listen to job events. Raises ``ConfigError``: 17 when another sampler,
-        of this or another daemon, writes the file."""
+        """Open the file, empty it and listen to job events. Raises ``ConfigError``: 17 when another
+        sampler, of this or another daemon, writes the file."""
+        self._fd = self._open(emptied=True)
+        self._context.subscribe_jobs(self)
+
+    def _open(self, *, emptied: bool) -> int:
         try:
-            self._fd = _open_emptied(self._path)
+            return _open(self._path, emptied=emptied)
         except BlockingIOError:
             raise ConfigError(
                 f"another test_jobmgr_sampler writes file {self._path}",
@@ -161,7 +166,24 @@ class JobEventSampler(JobSubscriber):
             raise ConfigError(
                 f"cannot open file {self._path}: {error.strerror}", rc=error.errno or 0
             ) from error
-        self._context.subscribe_jobs(self)
+
+    def reopen(self) -> None:
+        """Go on at the end of the file that has the name now, or in a new one. What was there is
+        kept. Raises ``ConfigError``, and goes on in the old file, when it cannot be opened."""
+        self._flush()
+        if self._is_present():
+            return
+        fd = self._open(emptied=False)
+        os.close(self._fd)
+        self._fd = fd
+        self._rest = b""
+
+    def _is_present(self) -> bool:
+        """Whether the open file is still the one of that name."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+        except OSError:
+            return False
 
     def sample(self, now: float) -> None:
         """Nothing: it reacts to events."""
