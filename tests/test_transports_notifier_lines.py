@@ -113,6 +113,13 @@ class LineBookTests(SynchronousTestCase):
         again = book.take([line(3), line(2), line(1)], 0.0)
         self.assertEqual((again.fresh, again.repeated), ([line(3), line(2)], 1))
 
+    def test_forget_a_leap(self) -> None:
+        """However far apart the numbers of a batch are: the older one is too old to come again."""
+        book = LineBook()
+        book.forget(book.take([line(1), line(2**63 - 1)], 0.0))
+        again = book.take([line(2**63 - 1), line(1)], 0.0)
+        self.assertEqual((again.fresh, again.repeated), ([line(2**63 - 1)], 1))
+
     def test_bounds(self) -> None:
         """Those silent for longest are forgotten, when there are too many or after long."""
         book = LineBook(max_processes=2, remember_seconds=10.0)

@@ -210,7 +210,9 @@ class LineBook:
             known = self._processes.get(process)
             if known is not None:
                 highest, seen, when = known
-                self._processes[process] = (highest, seen & ~(1 << (highest - number)), when)
+                behind = highest - number
+                if behind < WINDOW:  # what is older counts as having come, whatever happens
+                    self._processes[process] = (highest, seen & ~(1 << behind), when)
 
     @staticmethod
     def _merge(batch: Batch, other: Batch) -> None:
