@@ -4,6 +4,7 @@ import os
 import sqlite3
 from contextlib import closing
 
+import msgspec
 from twisted.internet.defer import execute
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
@@ -14,7 +15,7 @@ from ldmsjob.events import JobEnded, JobSetDeleted, JobStarted, TaskEnded, TaskS
 from ldmsjob.jobtable import JobTable
 from ldmsjob.journal import journal as journal_module
 from ldmsjob.journal.journal import RETRY_SECONDS, TIDY_SECONDS, Journal
-from ldmsjob.journal.records import EVENT_WORDS, decode_record, encode_record
+from ldmsjob.journal.records import EVENT_WORDS, decode_facts, decode_record, encode_record
 from ldmsjob.journal.storage import Damaged
 from ldmsjob.notices import JobExit, JobInit, StepInit, TaskExit, TaskInit
 from ldmsjob.stats import Stats
@@ -341,12 +342,22 @@ class JournalTests(SynchronousTestCase):
         database = sqlite3.connect(self.path)
         database.execute("UPDATE jobs SET facts = x'c1' WHERE job_id = '1'")
         database.execute("UPDATE notices SET record = x'93' WHERE number = 3")
+        database.execute(
+            "INSERT INTO jobs SELECT 9, 4, NULL, 'slurm', '9', 0, 'i', 0, 1, NULL,"
+            " x'81a66a6f625f6964a1ff' FROM jobs LIMIT 1"
+        )
         database.commit()
         database.close()
         self.begin()
         (stored,) = self.journal.recoverable(0)
         self.assertEqual((stored.key.job_id, len(stored.notices)), ("2", 1))
-        self.assertEqual(self.stats.get("unreadable"), 2)
+        self.assertEqual(self.stats.get("unreadable"), 3)
+
+    def test_text_that_is_none(self):
+        """Bytes that are no UTF-8 are an error like any other in a row."""
+        for decode in (decode_facts, decode_record):
+            for row in (b"\x81\xa6job_id\xa1\xff", b"\x93\xa1\xff\xc0\x90"):
+                self.assertRaises(msgspec.MsgspecError, decode, row)
 
     def test_private(self):
         """Nobody else may read it: it tells who ran what."""

@@ -90,6 +90,13 @@ def encode_record(notice: Notice | None, events: Sequence[JobEvent]) -> bytes:
 def decode_record(data: bytes) -> tuple[Notice | None, list[StoredEvent]]:
     """The opposite. Raises ``msgspec.MsgspecError`` for what is none, and ``KeyError`` for a kind
     of notice that this version does not know."""
+    try:
+        return _decoded_record(data)
+    except UnicodeDecodeError as error:  # which is no error of msgspec's own
+        raise msgspec.DecodeError(str(error)) from None
+
+
+def _decoded_record(data: bytes) -> tuple[Notice | None, list[StoredEvent]]:
     word, raw, stored = _decode_record(data)
     notice = _decode_notice[word](raw) if word else None
     events = []
@@ -102,4 +109,7 @@ def decode_record(data: bytes) -> tuple[Notice | None, list[StoredEvent]]:
 
 def decode_facts(data: bytes) -> JobFacts:
     """What ``encode`` made of them. Raises ``msgspec.MsgspecError``."""
-    return _decode_facts(data)
+    try:
+        return _decode_facts(data)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from None
