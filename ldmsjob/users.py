@@ -68,7 +68,7 @@ def parse_uids(
     for word in text.split(",") if text.strip() else ():
         name = word.strip()
         if name.isascii() and name.isdigit():
-            uid: int | None = int(name)
+            uid: int | None = int(name) if len(name) <= 10 else None
         else:
             ids = ids_of(name) if name else None
             uid = None if ids is None else ids[0]

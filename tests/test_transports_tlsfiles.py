@@ -198,6 +198,8 @@ class NamesTests(SynchronousTestCase):
             ("a 1:x\n", "names:1: 'x' is not the number of a group"),
             ("a 1:4294967295\n", "'4294967295' is not the number"),
             ("a 1:\n", "'' is not the number of a group"),
+            ("a b\0c\n", "names:1: there is no user"),
+            ("a 1:" + "9" * 5000, "is not the number of a group"),
             ("# none\n", "names nobody"),
             (b"\xff", "not text in UTF-8"),
         ):

@@ -192,6 +192,7 @@ class ParseUidsTests(SynchronousTestCase):
             (",", "''"),
             ("-1", "'-1'"),
             (str(2**32 - 1), f"'{2**32 - 1}'"),
+            ("9" * 5000, f"'{'9' * 5000}'"),
             ("\u0661", "'\u0661'"),
         ):
             error = self.assertRaises(ConfigError, parse_uids, "publishers", text, IDS.get)

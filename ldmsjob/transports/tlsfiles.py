@@ -224,7 +224,7 @@ def _account(where: str, user: str) -> pwd.struct_passwd:
         if user.isdecimal():
             return pwd.getpwuid(_number(where, "user", user))
         return pwd.getpwnam(user)
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: with a NUL in it
         raise ConfigError(
             f"{where}: there is no user '{user}' on this node",
             hint="give UID:GID for one that this node does not know",
@@ -232,7 +232,7 @@ def _account(where: str, user: str) -> pwd.struct_passwd:
 
 
 def _number(where: str, what: str, text: str) -> int:
-    number = int(text) if text.isascii() and text.isdecimal() else -1
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 else -1
     if not 0 <= number <= MAX_ID:
         raise ConfigError(f"{where}: '{text}' is not the number of a {what}")
     return number
