@@ -308,6 +308,8 @@ class HostLists(SynchronousTestCase):
             "a b",
             f"n[0-{MAX_NODES}]",
             "n[0-999][0-999]",
+            f"n[0-{MAX_NODES - 1}],m",
+            f"n[0-{MAX_NODES - 1},0]",
             "n[1-9999999999]",
         ):
             self.assertRaises(ConfigError, expand, text)

@@ -334,6 +334,8 @@ def expand(text: str) -> frozenset[str]:
                 raise _bad_nodes(text)
             made = [begin + end for begin in made for end in endings]
         names.update(made)
+        if len(names) > MAX_NODES:
+            raise _bad_nodes(text)
     return frozenset(names)
 
 
@@ -345,7 +347,7 @@ def _numbers(text: str, whole: str) -> list[str]:
         if match is None:
             raise _bad_nodes(whole)
         first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last < first + MAX_NODES:
+        if not first <= last < first + MAX_NODES - len(numbers):
             raise _bad_nodes(whole)
         width = len(match[1])
         numbers += [f"{number:0{width}}" for number in range(first, last + 1)]
