@@ -90,6 +90,8 @@ def command(verb: str, attributes: Mapping[str, str | None], where: str) -> Comm
 def _without_comment(line: str, quoted: bool) -> tuple[str, bool]:
     """The line up to its comment, and whether a quote is open at its end."""
     position = 0
+    # Looked for again only behind what was found: a line may have very many values.
+    comment = _COMMENT.search(line)
     while True:
         if quoted:
             closing = _CLOSING_QUOTE.search(line, position)
@@ -97,7 +99,8 @@ def _without_comment(line: str, quoted: bool) -> tuple[str, bool]:
                 return line, True
             position = closing.end()
             quoted = False
-        comment = _COMMENT.search(line, position)
+        if comment is not None and comment.start() < position:
+            comment = _COMMENT.search(line, position)
         opening = _OPENING_QUOTE.search(line, position)
         if opening is not None and (comment is None or opening.start() < comment.start()):
             position = opening.end()
@@ -196,6 +199,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 _TIME = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[ \t]*([A-Za-z]*)")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)b?")
+_MAX_DIGITS = 64
+_MAX_NUMBER = 1 << 62
+"""Beyond it are no times or sizes, and nothing that a database or a clock could take."""
 _MICROSECONDS = (
     ("us", 1),
     ("ms", 1_000),
@@ -239,9 +246,9 @@ def parse_integer(
 
 def parse_time(name: str, text: str, unit: str = "us") -> int:
     """A time in microseconds. ``unit`` is what a number without one has."""
-    match = _TIME.fullmatch(text)
+    match = _TIME.fullmatch(text) if len(text) <= _MAX_DIGITS else None
     factor = _UNITS.get(match[2] or unit) if match else None
-    if match is None or factor is None:
+    if match is None or factor is None or abs(float(match[1]) * factor) > _MAX_NUMBER:
         raise ConfigError(
             f"{name} '{text}' invalid",
             hint="it must be a number, and its unit one of us, ms, s, m, h, d",
@@ -251,8 +258,8 @@ def parse_time(name: str, text: str, unit: str = "us") -> int:
 
 def parse_size(name: str, text: str) -> int:
     """A memory size in bytes."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)b?", text.lower())
-    if match is None:
+    match = _SIZE.fullmatch(text.lower()) if len(text) <= _MAX_DIGITS else None
+    if match is None or float(match[1]) * _SIZES[match[2]] > _MAX_NUMBER:
         raise ConfigError(
             f"{name} '{text}' invalid",
             hint="it must be a number, and its unit one of B, k, M, G, T",

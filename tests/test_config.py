@@ -147,7 +147,7 @@ class ValueTests(SynchronousTestCase):
 
     def test_bad_times(self):
         """Are refused with the attribute's name."""
-        for text in ("", "abc", "1x", "1 2", "s", "1e3", "nan"):
+        for text in ("", "abc", "1x", "1 2", "s", "1e3", "nan", "9" * 400, "9" * 15 + "d"):
             error = self.assertRaises(ConfigError, parse_time, "interval", text)
             self.assertEqual(error.message, f"interval '{text}' invalid")
 
@@ -163,7 +163,8 @@ class ValueTests(SynchronousTestCase):
         """Units are powers of 1024; t is a terabyte."""
         self.assertEqual(parse_size("size", "512kB"), 512 << 10)
         self.assertEqual(parse_size("size", "1T"), 1 << 40)
-        self.assertRaises(ConfigError, parse_size, "size", "1x")
+        for text in ("1x", "9" * 400, "9" * 15 + "T"):
+            self.assertRaises(ConfigError, parse_size, "size", text)
 
     def test_booleans(self):
         """In any case."""
