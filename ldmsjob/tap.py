@@ -224,7 +224,7 @@ class Program(MultiService):
         self._was_ready = True
         self._manager.ready(self.status())
         if self._manager.is_there:
-            self._tell()
+            self._tell_later()
 
     # The service manager
 
@@ -235,11 +235,14 @@ class Program(MultiService):
             f"{_count(jobs, 'job runs', 'jobs run')}, {_count(len(self.daemon.site.links), 'link')}"
         )
 
-    def _tell(self) -> None:
-        """From a timer of the reactor: where that hangs, the manager hears nothing."""
+    def _tell_later(self) -> None:
+        """By a timer of the reactor: where that hangs, the manager hears nothing."""
         watchdog = self._manager.watchdog_seconds
         seconds = STATUS_SECONDS if watchdog is None else min(watchdog / 2, STATUS_SECONDS)
         self._reactor.callLater(seconds, self._tell)
+
+    def _tell(self) -> None:
+        self._tell_later()
         if self.running:
             self._manager.alive(self.status())
         else:

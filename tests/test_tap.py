@@ -2,23 +2,32 @@
 
 import io
 import os
+import pwd
 import signal
 import socket
 import sys
+from dataclasses import replace
 
 from twisted.application import service
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver
+from twisted.internet.threads import deferToThread
+from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import directlyProvides
 
 from ldmsjob import __version__
 from ldmsjob.errors import ConfigError
+from ldmsjob.interfaces import IReopening
+from ldmsjob.jobsets import JobSetPolicy
+from ldmsjob.journal.places import hand_over
 from ldmsjob.logformat import Levels, LineObserver, stamp_from
-from ldmsjob.tap import Options, Program, StartFailed, check, configure, report
-from tests.daemons import loader
+from ldmsjob.notices import JobInit
+from ldmsjob.sdnotify import ServiceManager
+from ldmsjob.tap import Options, Program, StartFailed, check, configure, report, run_as
+from tests.daemons import Rig, loader
 
 NOTE = r"""msg_enable
 listen xprt=sock port={port}
@@ -102,6 +111,7 @@ class ServiceTests(SynchronousTestCase):
     def setUp(self):
         """A reactor without sockets, and a log in memory."""
         self.reactor = MemoryReactorClock()
+        self.environ = {"STATE_DIRECTORY": os.path.abspath(self.mktemp())}
         self.output = io.StringIO()
         self.observer = LineObserver(Levels(), stamp_from({}), self.output)
 
@@ -115,7 +125,7 @@ class ServiceTests(SynchronousTestCase):
     def program(self, text, *words):
         """The program for that configuration."""
         options = parsed("-c", self.file(text), *words)
-        daemon = configure(options, self.reactor, {}, self.observer, loader)
+        daemon = configure(options, self.reactor, self.environ, self.observer, loader)
         return Program(daemon, self.observer, self.reactor)
 
     def test_log_of_the_application(self):
@@ -159,6 +169,110 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(stopped, [1])
         self.successResultOf(program.stopService())
 
+    def running(self, text, manager=None):
+        """A program that has been started, as if the reactor ran. Signals are not taken."""
+        options = parsed("-c", self.file(text))
+        daemon = configure(options, self.reactor, self.environ, self.observer, loader)
+        self.ended = []
+        program = Program(
+            daemon, self.observer, self.reactor, manager=manager, end_soon=self.ended.append
+        )
+        self.handlers = {}
+        self.patch(signal, "signal", self.handlers.__setitem__)
+        self.reactor.callFromThread = lambda call, *arguments: call(*arguments)
+        self.stopping = []
+        self.reactor.stop = lambda: self.stopping.append(program.stopService())
+        program.privilegedStartService()
+        program.startService()
+        self.reactor.running = True
+        for call, arguments, words in self.reactor.whenRunningHooks:
+            call(*arguments, **words)
+        globalLogPublisher.addObserver(self.observer)
+        self.addCleanup(globalLogPublisher.removeObserver, self.observer)
+        return program
+
+    def test_second_signal(self):
+        """Ends it without waiting for what does not stop; then threads have some seconds."""
+        program = self.running(
+            "msg_enable\nlisten xprt=wire\nload name=a plugin=sampler\nconfig name=a\n"
+            "load name=jm\nconfig name=jm\njobmgr_start name=jm\n"
+        )
+        for name in ("a", "jm"):
+            program.daemon.instance(name).plugin.behave["stop"] = Deferred()
+        self.handlers[signal.SIGTERM](signal.SIGTERM, None)
+        self.reactor.advance(1)
+        self.assertNoResult(self.stopping[0])
+        self.assertEqual(self.ended, [])
+        self.handlers[signal.SIGTERM](signal.SIGTERM, None)
+        self.successResultOf(self.stopping[0])
+        self.assertEqual(len(self.stopping), 1)
+        self.assertEqual(self.ended, [0])
+        self.assertIn("a did not stop within 1 s and is left", self.output.getvalue())
+        self.assertIn("jm did not stop within 0 s and is left", self.output.getvalue())
+
+    def test_third_signal(self):
+        """Ends the process, whatever hangs."""
+        self.running("listen xprt=wire\n")
+        statuses = []
+        self.patch(os, "_exit", statuses.append)
+        for _ in range(3):
+            self.assertEqual(statuses, [])
+            self.handlers[signal.SIGINT](signal.SIGINT, None)
+        self.assertEqual(statuses, [0])
+
+    def test_hang_up(self):
+        """SIGHUP opens files again, of what is started and has any, and ends nothing."""
+        program = self.running(
+            "msg_enable\nlisten xprt=wire\nload name=jm\nconfig name=jm\njobmgr_start name=jm\n"
+        )
+        reopened = []
+        plugin = program.daemon.instance("jm").plugin
+        plugin.reopen = lambda: reopened.append(1)
+        hang_up = self.handlers[signal.SIGHUP]
+        hang_up(signal.SIGHUP, None)
+        self.assertEqual(reopened, [])
+        directlyProvides(plugin, IReopening)
+        hang_up(signal.SIGHUP, None)
+        self.assertEqual((reopened, self.stopping), ([1], []))
+        plugin.reopen = lambda: 1 / 0
+        hang_up(signal.SIGHUP, None)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertIn("reopen error: 22: ZeroDivisionError", self.output.getvalue())
+        self.assertEqual(self.stopping, [])
+        self.successResultOf(program.stopService())
+        hang_up(signal.SIGHUP, None)
+
+    def test_service_manager(self):
+        """It hears when all is ready and when it ends, and meanwhile, in time, that we live."""
+        told = []
+        manager = ServiceManager("/nobody", 6.0)
+        manager.tell = lambda *lines: told.append(lines)
+        program = self.running("msg_enable\nlisten xprt=wire\n", manager)
+        self.assertEqual(told, [("READY=1", "STATUS=0 jobs run, 0 links")])
+        self.reactor.advance(2.9)
+        self.assertEqual(len(told), 1)
+        self.reactor.pump([0.1, 3.0])
+        self.assertEqual(told[1:], [("WATCHDOG=1", "STATUS=0 jobs run, 0 links")] * 2)
+        program.daemon.core.jobs.apply(JobInit("1"), 1, "slurm", JobSetPolicy())
+        del told[:]
+        self.handlers[signal.SIGHUP](signal.SIGHUP, None)
+        self.assertEqual([lines[0] for lines in told], ["RELOADING=1", "READY=1"])
+        self.assertEqual(told[1][1], "STATUS=1 job runs, 0 links")
+        self.handlers[signal.SIGTERM](signal.SIGTERM, None)
+        self.assertEqual(told[-1], ("STOPPING=1", "STATUS=stopping"))
+        self.reactor.advance(3)
+        self.assertEqual(told[-1], ("WATCHDOG=1", "STATUS=stopping"))
+
+    def test_no_service_manager(self):
+        """No timer runs for nobody."""
+        counts = []
+        for manager in (None, ServiceManager("/nobody")):
+            self.reactor = MemoryReactorClock()
+            program = self.running("listen xprt=wire\n", manager)
+            counts.append(len(self.reactor.getDelayedCalls()))
+            self.successResultOf(program.stopService())
+        self.assertEqual(counts[0] + 1, counts[1])
+
     def test_log_file(self):
         """-l writes the log to a file, and the command line's level counts."""
         path = self.mktemp()
@@ -187,6 +301,53 @@ class ServiceTests(SynchronousTestCase):
         report(ConfigError("no"), self.observer, errors)
         self.assertEqual(errors.getvalue(), "option -x: no\nno\n")
         self.assertIn("    ERROR: config: error 22: option -x: no\n", self.output.getvalue())
+
+
+class RunAsTests(SynchronousTestCase):
+    """Whom twistd changes to."""
+
+    def test_options(self):
+        """As it works them out itself: the user's own group, unless there is another."""
+        nobody = pwd.getpwnam("nobody")
+        for uid, gid, expected in (
+            (None, None, None),
+            (nobody.pw_uid, None, (nobody.pw_uid, nobody.pw_gid)),
+            (nobody.pw_uid, 7, (nobody.pw_uid, 7)),
+            (None, 7, (os.geteuid(), 7)),
+        ):
+            self.assertEqual(run_as({"uid": uid, "gid": gid}), expected)
+        self.assertIsNone(run_as(None))
+
+    def test_paths_are_bound_later(self):
+        """A listener with a port is bound before the change, one with a path after it; what was
+        made is given to the user."""
+        rig = Rig(self, self.mktemp())
+        rig.read("listen xprt=wire port=1\nlisten xprt=wire port=2\n")
+        first, second = rig.daemon.endpoints
+        changed = replace(second, host="/run/x")
+        rig.daemon.listeners.endpoints[str(second)] = changed
+        calls = first.transport.calls
+        given = []
+        self.patch(os, "chown", lambda path, *ids, **_: given.append((path, *ids)))
+        rig.daemon.will_run_as(7, 8)
+        rig.daemon.privilegedStartService()
+        self.assertEqual([call for call in calls if call[0] == "bind"], [("bind", 1)])
+        self.assertEqual(given, [(os.path.dirname(rig.daemon.journal_path), 7, 8)])
+
+    def test_journal_directory_of_another(self):
+        """Is left alone."""
+        path = os.path.join(self.mktemp(), "d", "journal.sqlite")
+        given = []
+        self.patch(os, "chown", lambda path, *ids, **_: given.append(path))
+        hand_over(path, 7, 8)
+        with open(path, "w"):
+            pass
+        hand_over(path, 7, 8)
+        directory = os.path.dirname(path)
+        self.assertEqual(given, [directory, path, directory])
+        self.patch(os, "geteuid", lambda: os.stat(directory).st_uid + 1)
+        hand_over(path, 7, 8)
+        self.assertEqual(len(given), 3)
 
 
 class CheckTests(SynchronousTestCase):
@@ -279,13 +440,14 @@ class ProcessTests(TestCase):
         with open(os.path.join(self.directory, "ldmsd.conf"), "w") as file:
             file.write(NOTE.format(port=self.port, file="events.log"))
 
-    def twistd(self, *words):
-        """Start one with these options; it is killed at the end if it still runs."""
+    def twistd(self, *words, options=(), **more):
+        """Start one with these options of twistd and of ours, in an environment with more; it is
+        killed at the end if it still runs."""
         protocol = Process()
         code = "import sys; from twisted.scripts.twistd import run; run()"
-        command = [sys.executable, "-c", code, *words, "ldmsjob", "-c", "ldmsd.conf"]
+        command = [sys.executable, "-c", code, *words, "ldmsjob", "-c", "ldmsd.conf", *options]
         path = os.pathsep.join(filter(None, sys.path))
-        environ = {**os.environ, "PYTHONPATH": path, "STATE_DIRECTORY": self.state}
+        environ = {**os.environ, "PYTHONPATH": path, "STATE_DIRECTORY": self.state, **more}
         self.process = reactor.spawnProcess(
             protocol, sys.executable, command, environ, path=self.directory
         )
@@ -312,6 +474,47 @@ class ProcessTests(TestCase):
         self.assertEqual(sorted(os.listdir(self.directory)), ["events.log", "ldmsd.conf"])
         (own,) = os.listdir(self.state)
         self.assertIn("journal.sqlite", os.listdir(os.path.join(self.state, own)))
+
+    async def test_service(self):
+        """A service manager is told; SIGHUP opens the log and the event file again; both before
+        the end, in order, and no child could speak for us."""
+        address = f"ldmsjob-tap-{os.getpid()}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(f"\0{address}")
+            manager.settimeout(30)
+            twistd = self.twistd(
+                *("-n", "--pidfile="),
+                options=("-l", "the.log", "-v", "INFO"),
+                NOTIFY_SOCKET=f"@{address}",
+                WATCHDOG_USEC="600000000",
+            )
+            twistd.ready.addErrback(lambda _: None)
+            told = await deferToThread(manager.recv, 4096)
+            self.assertEqual(told, b"READY=1\nSTATUS=0 jobs run, 0 links")
+            with socket.create_connection(("127.0.0.1", self.port)):
+                pass
+            for name in ("the.log", "events.log"):
+                path = os.path.join(self.directory, name)
+                os.rename(path, f"{path}.1")
+            self.process.signalProcess("HUP")
+            told = await deferToThread(manager.recv, 4096)
+            self.assertTrue(told.startswith(b"RELOADING=1\n"), told)
+            told = await deferToThread(manager.recv, 4096)
+            self.assertTrue(told.startswith(b"READY=1\n"), told)
+            self.process.signalProcess("TERM")
+            self.assertEqual(
+                await deferToThread(manager.recv, 4096), b"STOPPING=1\nSTATUS=stopping"
+            )
+        self.assertEqual(await twistd.ended, 0)
+        lines = {}
+        for name in ("the.log", "the.log.1", "events.log", "events.log.1"):
+            with open(os.path.join(self.directory, name)) as file:
+                lines[name] = file.read()
+        self.assertEqual(lines["events.log.1"], "")
+        self.assertEqual(lines["events.log"], "client_close\n")
+        self.assertIn("is ready", lines["the.log.1"])
+        self.assertIn("exiting...status 0", lines["the.log"])
+        self.assertNotIn("exiting", lines["the.log.1"])
 
     async def test_port_in_use(self):
         """Status 7, no traceback, no pid file left, the event file not touched."""
