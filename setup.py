@@ -8,6 +8,9 @@ from setuptools import find_packages, setup
 # What the transport tls needs.
 TLS = ["cryptography>=42", "pyopenssl>=24", "service-identity>=23.1", "idna>=2.4"]
 
+# What the command `metrics` needs.
+METRICS = ["prometheus-client>=0.20"]
+
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(
     r'^__version__ = "([^"]+)"', (HERE / "ldmsjob" / "__init__.py").read_text("utf-8"), re.M
@@ -56,8 +59,10 @@ setup(
     ],
     extras_require={
         "tls": TLS,
+        "metrics": METRICS,
         "dev": [
             *TLS,
+            *METRICS,
             "build>=1",
             "hypothesis>=6.100",
             "mypy>=2.4,<2.5",  # the pair that works together

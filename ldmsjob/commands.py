@@ -9,6 +9,7 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.logger import Logger
 
 from ldmsjob.config import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = "411"
 UNLIMITED = "-1"
+METRICS_HOST = "127.0.0.1"
 
 _NOT_YET = """
 advertise advertiser_add advertiser_del advertiser_start advertiser_stop auth_del banner
@@ -380,6 +382,15 @@ def _limit_value(spec: LimitSpec, text: str) -> int:
     return parse_integer(spec.name, text)
 
 
+def _metrics(interpreter: Interpreter, arguments: Arguments) -> None:
+    port = parse_integer("port", arguments["port"], 1, 65535)
+    host = arguments.get("host") or METRICS_HOST
+    if not (isIPAddress(host) or isIPv6Address(host)):
+        raise ConfigError(f"host '{host}' invalid", hint="an address, such as 127.0.0.1 or ::1")
+    if interpreter.daemon.set_once("metrics", arguments.text, arguments.where):
+        interpreter.daemon.serve_metrics(host, port, arguments.where)
+
+
 def _set_memory(interpreter: Interpreter, arguments: Arguments) -> None:
     parse_size("size", arguments["size"])
     if interpreter.daemon.set_once("set_memory", arguments["size"], arguments.where):
@@ -478,6 +489,14 @@ _TABLE = (
         "How much the daemon takes on, of connections, messages, jobs, ….",
         priority=True,
         any_attribute=True,
+    ),
+    Verb(
+        "metrics",
+        _metrics,
+        "Serve counters to Prometheus, over HTTP.",
+        required=("port",),
+        optional=("host",),
+        priority=True,
     ),
     Verb("pid_file", _pid_file, "Write the process id to a file.", ("path",), priority=True),
     Verb(

@@ -246,6 +246,7 @@ class Daemon(OrderedServices):
         self.pid_file: str | None = None
         self.exit_status = 0
         self.endpoints: list[Endpoint] = []
+        self._metrics: Any = None
         self._turn = turn
         self._run_as: tuple[int, int] | None = None
         self._hostname = hostname or socket.gethostname()
@@ -337,6 +338,8 @@ class Daemon(OrderedServices):
         self.samplers.setServiceParent(self)
         _Closing("links", self.site.close).setServiceParent(self)
         self.listeners.setServiceParent(self)
+        if self._metrics is not None:
+            self._metrics.setServiceParent(self)
         for problem in self.loader.problems:
             self.log.error("{problem}", problem=problem)
         for endpoint in self.endpoints:
@@ -526,13 +529,20 @@ class Daemon(OrderedServices):
         self.listeners.endpoints[name] = endpoint
         self.listeners.sites[name] = site
         self.stats.child("links").gauge(
-            f"open.{endpoint.xprt}", lambda: self.listeners.links_over(endpoint.xprt)
+            f"by_transport.{endpoint.xprt}", lambda: self.listeners.links_over(endpoint.xprt)
         )
         try:
             service.setServiceParent(self.listeners)
         except (ConfigError, CannotListenError, OSError) as error:
             service.disownServiceParent()
             raise _cannot_listen(endpoint, error) from None
+
+    def serve_metrics(self, host: str, port: int, where: str) -> None:
+        """Let Prometheus read the counters there. Before ``settle``. Raises ``ConfigError`` with
+        rc 2 when what that needs is not installed."""
+        from ldmsjob.webmetrics import MetricsListener  # memory that most daemons save
+
+        self._metrics = MetricsListener(self.core.clock, self.stats, host, port, where)
 
     # Plugin instances
 
@@ -622,6 +632,8 @@ class Daemon(OrderedServices):
         lines.append(f"journal {self.journal_path or 'off'}")
         if limits := changed(self.limits):
             lines.append(f"limits {limits}")
+        if self._metrics is not None:
+            lines.append(self._metrics.describe())
         for instance in [*self.job_managers, *self.samplers]:
             lines.append(instance.describe())
         return lines

@@ -24,6 +24,10 @@ SHOWN_REASONS = 4
 """Reasons that are named in one sentence."""
 
 
+REASONED = ("rejected", "dropped")
+"""Counters whose reason stands behind an underscore; all others have a dot in front of it."""
+
+
 class Problem(NamedTuple):
     """``weight`` is higher where more is lost; from ``ERROR`` on it is an error, else a warning."""
 
