@@ -166,9 +166,9 @@ class JobManagerContext(PluginContext):
         self.core.jobs.apply(
             *(notice, received_time_us, self.resource_manager, self.policy, origin, self.instance)
         )
-        self._told = self._told or origin == "message"
         self._notices += 1
-        if self._notices == 1:
+        if not self._told:
+            self._told = origin == "message"
             self.core.turn.at_end(self._count)
 
     def _count(self) -> None:

@@ -363,6 +363,25 @@ def _is_limit(reason: str) -> bool:
     return any(word in reason for word in ("too many", "too_many", "limit", "descriptor"))
 
 
+def _room(document: Document) -> Iterator[Problem]:
+    recent, when = _recently(document, "links"), _when(document)
+    if recent.get("no_descriptor"):
+        yield Problem(
+            63,
+            f"there was no file descriptor for further connections {when}"
+            f" ({counted(recent['no_descriptor'], 'time')})",
+            "raise LimitNOFILE of the service, or see who connects so often",
+        )
+    refused = by_reason(_recently(document, "jobs"), "refused")
+    if refused:
+        yield Problem(
+            67,
+            f"{counted(sum(refused.values()), 'notice')} {_was(sum(refused.values()))} refused"
+            f" {when} because of limits: {reasons(refused)}",
+            "`limits` in the configuration raises them, if these jobs are real",
+        )
+
+
 def _sets(document: Document) -> Iterator[Problem]:
     recent, when = _recently(document, "job_sets"), _when(document)
     if recent.get("tasks_left_out"):
@@ -397,5 +416,6 @@ _RULES: tuple[Callable[[Document], Iterator[Problem]], ...] = (
     _notifiers,
     _messages,
     _links,
+    _room,
     _sets,
 )

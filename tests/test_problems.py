@@ -166,6 +166,16 @@ class ProblemTests(SynchronousTestCase):
             "231 of 256 descriptors are open",
         )
 
+    def test_room(self) -> None:
+        """What the limits have kept out."""
+        self.recent(
+            "jobs",
+            {"refused.jobs": 3, "refused.steps_per_job": 4, "late": 9},
+            "7 notices were refused in the last 60 min because of limits: steps per job 4, jobs 3",
+        )
+        self.recent("links", {"no_descriptor": 2}, "there was no file descriptor for further")
+        self.recent("links", {"not_opened.too many not authenticated": 1}, "1 connection was ref")
+
     def test_sets(self) -> None:
         """Job sets that are not what they should be."""
         self.recent("job_sets", {"tasks_left_out": 1}, "1 task found no room in their job sets")
