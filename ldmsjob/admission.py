@@ -7,6 +7,7 @@ has opened and when it has gone.
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Callable
 
 from twisted.logger import Logger
@@ -24,29 +25,30 @@ FOR_THIS_HOST = 24
 people who want to see why nobody else gets in."""
 
 
+RUSH_SECONDS = 1.0
+"""Who has not authenticated for less than this is not slow."""
+
+
 @implementer(IPlace)
 class Place:
     """One connection that counts."""
 
-    __slots__ = ("_address", "_admission", "_opened")
+    __slots__ = ("_address", "_admission")
 
     def __init__(self, admission: Admission, address: str) -> None:
         self._admission: Admission | None = admission
         self._address = address
-        self._opened = False
 
     def opened(self) -> None:
         """It is a link now."""
-        if not self._opened and self._admission is not None:
-            self._opened = True
-            self._admission.unopened -= 1
+        if self._admission is not None:
+            self._admission.settle(self)
 
     def left(self) -> None:
         """It has gone, and its descriptor with it."""
         admission, self._admission = self._admission, None
         if admission is not None:
-            if not self._opened:
-                admission.unopened -= 1
+            admission.settle(self)
             admission.forget(self._address)
 
 
@@ -54,25 +56,32 @@ class Place:
 class Admission:
     """Counts connections, and keeps to the limits for them.
 
-    ``limits`` may be set before the first connection comes. Counters: ``accepting_paused``; those
-    of refused connections are the site's. Gauges: ``connections``, ``connections_unopened``,
-    ``connections_limit``.
+    ``limits`` may be set before the first connection comes. ``now`` gives monotonic seconds.
+
+    Counters: ``accepting_paused``, how often listeners had to wait, and ``no_descriptor``, how
+    often for a file descriptor; those of refused connections are the site's. Gauges:
+    ``connections``, ``connections_unopened``, ``connections_limit``.
     """
 
     log = Logger(namespace="ldmsd")
 
-    def __init__(self, stats: IStats, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        stats: IStats,
+        limits: Limits | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.limits = limits or Limits()
         self.count = 0
         """All connections."""
-        self.unopened = 0
-        """Those that are no links yet."""
         self.descriptors: int | None = None
         """How many connections there are file descriptors for; None: nobody has looked."""
         self._by_address: dict[str, int] = {}
-        self._waiting: dict[Callable[[], None], bool] = {}
+        self._unopened: dict[Place, float] = {}  # since when, the oldest first
+        self._waiting: dict[Callable[[], None], None] = {}
         self._stats = stats
-        self._limited = LimitedLog(self.log)
+        self._now = now
+        self._limited = LimitedLog(self.log, now=now)
         stats.gauge("connections", lambda: self.count)
         stats.gauge("connections_unopened", lambda: self.unopened)
         stats.gauge("connections_limit", lambda: self.most)
@@ -98,6 +107,11 @@ class Admission:
         )
 
     @property
+    def unopened(self) -> int:
+        """How many connections are no links yet."""
+        return len(self._unopened)
+
+    @property
     def most(self) -> int:
         """How many connections there may be."""
         links, descriptors = self.limits.links, self.descriptors
@@ -105,34 +119,42 @@ class Admission:
 
     # IAdmission
 
-    def has_descriptor(self, on_this_host: bool) -> bool:
-        """Whether there is a file descriptor for one more connection."""
-        descriptors = self.descriptors
-        if descriptors is None:
+    def may_accept(self, on_this_host: bool) -> bool:
+        """Not when there is no file descriptor left; nor while many who came at once are still
+        authenticating, since they soon have."""
+        more = FOR_THIS_HOST if on_this_host else 0
+        if self.descriptors is not None and self.count >= self.descriptors + more:
+            self.no_descriptor(f"links have all {self.descriptors} that there are for them")
+            return False
+        if on_this_host or len(self._unopened) < self._most_unopened:
             return True
-        return self.count < descriptors + (FOR_THIS_HOST if on_this_host else 0)
+        return self._now() - next(iter(self._unopened.values())) >= RUSH_SECONDS
 
-    def wait(self, call: Callable[[], None], why: str) -> None:
-        """Call ``call`` once when a connection has gone. ``why`` a listener waits is for people."""
-        self._waiting[call] = True
-        self._stats.add("accepting_paused")
+    def no_descriptor(self, problem: str) -> None:
+        """Count and log it."""
+        self._stats.add("no_descriptor")
         self._limited.warn(
-            "paused",
-            "no further connections are accepted until others have gone: {why}; there are {count}",
-            why=why,
-            count=self.count,
+            "descriptors",
+            "no further connections are accepted until others have gone: no file descriptors:"
+            " {problem}",
+            problem=problem,
         )
+
+    def wait(self, call: Callable[[], None]) -> None:
+        """Call ``call`` once when a connection has gone or has authenticated."""
+        self._waiting[call] = None
+        self._stats.add("accepting_paused")
 
     def wait_no_more(self, call: Callable[[], None]) -> None:
         """Forget that."""
         self._waiting.pop(call, None)
 
-    def objection(self, address: str) -> str:
+    def objection(self, address: str, on_this_host: bool) -> str:
         """Why no further connection of ``address`` is taken; empty when it is."""
         limits = self.limits
-        if self.count >= limits.links:
+        if self.count >= limits.links + (FOR_THIS_HOST if on_this_host else 0):
             return f"too many: all {limits.links} links (links=)"
-        if self.unopened >= min(limits.links_unopened, max(self.most // 2, 1)):
+        if not on_this_host and len(self._unopened) >= self._most_unopened:
             return "too many not authenticated: connections that are not open yet (links_unopened=)"
         if self._by_address.get(address, 0) >= limits.links_per_address:
             return f"too many of one address: {limits.links_per_address} (links_per_address=)"
@@ -141,9 +163,21 @@ class Admission:
     def enter(self, address: str) -> Place:
         """One more connection."""
         self.count += 1
-        self.unopened += 1
         self._by_address[address] = self._by_address.get(address, 0) + 1
-        return Place(self, address)
+        place = Place(self, address)
+        self._unopened[place] = self._now()
+        return place
+
+    @property
+    def _most_unopened(self) -> int:
+        return min(self.limits.links_unopened, max(self.most // 2, 1))
+
+    # What places tell
+
+    def settle(self, place: Place) -> None:
+        """It has opened, or gone before."""
+        if self._unopened.pop(place, None) is not None and self._waiting:
+            self._wake()
 
     def forget(self, address: str) -> None:
         """One less."""
@@ -154,6 +188,9 @@ class Admission:
         else:
             del self._by_address[address]
         if self._waiting:
-            waiting, self._waiting = self._waiting, {}
-            for call in waiting:
-                call()
+            self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for call in waiting:
+            call()

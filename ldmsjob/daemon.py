@@ -237,7 +237,7 @@ class Daemon(OrderedServices):
         )
         links = self.stats.child("links")
         self.limits = Limits()
-        self.admission = Admission(links)
+        self.admission = Admission(links, now=clock.seconds)
         self.requests = DaemonRequests(links)
         self.site = LinkSite(self.hub, links, turn, clock, sets=self.sets, requests=self.requests)
         self.users = Users(clock, deferToThread)

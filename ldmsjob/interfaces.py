@@ -483,18 +483,22 @@ class IAdmission(Interface):
     and tells its site by ``link_refused``.
     """
 
-    def has_descriptor(on_this_host: bool) -> bool:
-        """Whether there is a file descriptor for one more connection. If not, none is to be
-        accepted. ``on_this_host``: only processes of this host can connect there."""
+    def may_accept(on_this_host: bool) -> bool:
+        """Whether the next connection may be accepted now. If not, it can wait in the system's
+        queue. ``on_this_host``: only processes of this host can connect there."""
 
-    def wait(call: Callable[[], None], why: str) -> None:
-        """Call ``call`` once when a connection has gone; ``why`` nothing is accepted is logged."""
+    def no_descriptor(problem: str) -> None:
+        """The system had no file descriptor for a connection."""
+
+    def wait(call: Callable[[], None]) -> None:
+        """Call ``call`` once when there may be room."""
 
     def wait_no_more(call: Callable[[], None]) -> None:
         """Forget that ``call``, if it waits."""
 
-    def objection(address: str) -> str:
-        """Why no further connection from there is wanted, as for ``link_refused``; else empty."""
+    def objection(address: str, on_this_host: bool) -> str:
+        """Why no further connection of ``address`` is wanted, as for ``link_refused``; else empty.
+        On unix sockets it is the user who counts: ``uid 0``."""
 
     def enter(address: str) -> IPlace:
         """Count one more."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ BACKLOG = 1024
 """Connections that wait to be accepted, as with the C daemon."""
 
 PAUSE_SECONDS = 1.0
-"""How long nothing is accepted when the system has no file descriptor, unless a connection goes."""
+"""How long nothing is accepted when there is no room, unless some is made."""
 
 ACCEPTS = 100
 """Connections that are accepted in one turn of the reactor; open links have theirs in between."""
@@ -36,7 +35,7 @@ class Acceptor:
     upon before a byte of theirs is read.
 
     ``accepted`` gets each connection, which does not block, and may duplicate it; it is closed
-    behind the call. While there are no file descriptors to spare, those who come wait in the
+    behind the call. While there is no room, such as no file descriptor, those who come wait in the
     system's queue. ``where`` is for people; ``on_this_host`` says that nobody else can connect.
     """
 
@@ -70,23 +69,24 @@ class Acceptor:
     def doRead(self) -> None:  # noqa: N802
         """Take those who wait."""
         for _ in range(ACCEPTS):
-            if not self._admission.has_descriptor(self._on_this_host):
-                self._pause("links have all file descriptors that there are for them")
+            if not self._admission.may_accept(self._on_this_host):
+                self._pause()
                 return
             try:
                 connection, _ = self._listening.accept()
             except OSError as error:
                 if error.errno in NO_DESCRIPTORS:
-                    self._pause(os.strerror(error.errno))
-                    self._retry = self._reactor.callLater(PAUSE_SECONDS, self._go_on)
+                    self._admission.no_descriptor(f"{self._where}: {error.strerror}")
+                    self._pause()
                 return
             with connection:
                 connection.setblocking(False)
                 self._accepted(connection)
 
-    def _pause(self, why: str) -> None:
+    def _pause(self) -> None:
         self._reactor.removeReader(self)
-        self._admission.wait(self._go_on, f"{self._where}: {why}")
+        self._admission.wait(self._go_on)
+        self._retry = self._reactor.callLater(PAUSE_SECONDS, self._go_on)
 
     def _go_on(self) -> None:
         self._wait_no_more()

@@ -239,7 +239,7 @@ class NotifierListener(Service):
             self._refuse("uid", who, "not permitted: neither root nor the daemon's user")
         elif not self._intake.enabled:
             self._refuse("off", who, MESSAGES_OFF)
-        elif objection := self._admission.objection(whose):
+        elif objection := self._admission.objection(whose, on_this_host=True):
             self._refuse("too_many", who, objection)
         else:
             place = self._admission.enter(whose)

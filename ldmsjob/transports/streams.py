@@ -93,7 +93,7 @@ class LinkFactory(Factory):
         place = None
         if passive:
             whose = self.whose or remote.host
-            objection = self.admission.objection(whose)
+            objection = self.admission.objection(whose, transport.on_this_host)
             if objection:
                 self._site.link_refused(remote.address, objection)
                 return None
@@ -132,6 +132,9 @@ class StreamTransport:
     The context's clock must be a reactor. All links made by one transport share their outbox: what
     they forward to one another during a read is written once per link.
     """
+
+    on_this_host = False
+    """Whether only processes of this host can connect."""
 
     def __init__(self, context: IPluginContext) -> None:
         self.reactor: Any = context.clock

@@ -67,6 +67,8 @@ class UnixStream(PlainStream):
 class UnixTransport(StreamTransport):
     """Links over unix sockets. ``host`` is the path, ``port`` is not looked at."""
 
+    on_this_host = True
+
     def __init__(self, context: IPluginContext) -> None:
         super().__init__(context)
         self._mode = 0o666
