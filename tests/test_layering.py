@@ -37,10 +37,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ldmsjob.turns",
     ),
     "hubs": (
+        "ldmsjob.attempts",
         "ldmsjob.departures",
         "ldmsjob.fanout",
+        "ldmsjob.filling",
         "ldmsjob.grants",
         "ldmsjob.heldcredit",
+        "ldmsjob.jobnodes",
         "ldmsjob.jobs",
         "ldmsjob.jobservice",
         "ldmsjob.jobsets",
