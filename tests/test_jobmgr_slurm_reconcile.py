@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.facts import JobDetails
+from ldmsjob.jobmgr.slurm_memory import LONGEST_VOUCH_SECONDS, YOUNG_US, Belief
 from ldmsjob.jobmgr.slurm_node import NodeView, StepCgroup, StepProcess, TaskProcess
 from ldmsjob.jobmgr.slurm_query import Answer, SlurmJob
 from ldmsjob.jobmgr.slurm_reconcile import (
-    LONGEST_VOUCH_SECONDS,
     SETTLE_SECONDS,
-    YOUNG_US,
-    Belief,
     Finding,
     Judge,
     Verdict,

@@ -24,9 +24,10 @@ from twisted.python.failure import Failure
 from ldmsjob.errors import ConfigError, NoticeError
 from ldmsjob.facts import JobKey
 from ldmsjob.interfaces import IJobManagerContext
+from ldmsjob.jobmgr.slurm_memory import Belief
 from ldmsjob.jobmgr.slurm_node import NodeView, read_node
 from ldmsjob.jobmgr.slurm_query import Answer, SlurmQuery, process_runner
-from ldmsjob.jobmgr.slurm_reconcile import Belief, Finding, Judge
+from ldmsjob.jobmgr.slurm_reconcile import Finding, Judge
 from ldmsjob.notices import JobExit, JobInit, StepExit, StepInit, TaskInit
 
 FIRST_ROUND_SECONDS = 1.5
