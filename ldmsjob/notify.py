@@ -3,8 +3,8 @@
 For sites that load no SPANK plugin. Job start and end only; steps and tasks are not seen from
 there. ``ldmsjob notify`` calls this file; ``python3 -IS …/ldmsjob/notify.py`` runs it alone, in a
 part of the time: so it imports little, and nothing of the package. The lines, and the rules for
-waiting and for the files next to the socket, are those of the SPANK plugin: docs/slurm.md, Prolog
-and Epilog scripts.
+waiting and for the files next to the socket, are those of the SPANK plugin. See
+docs/slurm.md, Prolog and Epilog scripts.
 """
 
 from __future__ import annotations
