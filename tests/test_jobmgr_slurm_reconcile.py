@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.facts import JobDetails
-from ldmsjob.jobmgr.slurm_memory import LONGEST_VOUCH_SECONDS, YOUNG_US, Belief
+from ldmsjob.jobmgr.slurm_memory import (
+    CONFIRM_SECONDS,
+    LONGEST_ENDING_SECONDS,
+    LONGEST_VOUCH_SECONDS,
+    YOUNG_US,
+    Belief,
+)
 from ldmsjob.jobmgr.slurm_node import NodeView, StepCgroup, StepProcess, TaskProcess
 from ldmsjob.jobmgr.slurm_query import Answer, SlurmJob
 from ldmsjob.jobmgr.slurm_reconcile import (
@@ -202,6 +208,12 @@ class Ending(SynchronousTestCase):
         self.assertEqual(gaps[-1], LONGEST_VOUCH_SECONDS)
         self.assertEqual(gaps, sorted(gaps))
 
+    def test_long_completing(self) -> None:
+        """A job of a node that died is asked for more often: its end will not be told."""
+        self.node.rounds(20, view(), answer(job(state="COMPLETING")))
+        self.node.pass_time(LONGEST_ENDING_SECONDS - ROUND)
+        self.assertTrue(self.node.judge.is_in_doubt(self.node.beliefs(), view(), self.node.now))
+
     def test_trace_against_slurm(self) -> None:
         """A job with processes here is not over, whatever Slurm says."""
         for seen in (view(process()), view(cgroups=frozenset({StepCgroup("7", "batch")}))):
@@ -296,6 +308,23 @@ class Steps(SynchronousTestCase):
         self.assertEqual(kinds(findings), ["TaskExit", "StepExit"])
         self.assertEqual(findings[0].notice.exit_status, -1)
         self.assertEqual(self.node.running, ["7"])
+
+    def test_two_looks_at_once_are_one(self) -> None:
+        """Its own message may be under way."""
+        self.node.look(view(batch(), process()))
+        for _ in range(3):
+            self.assertEqual(list(self.node.look(view(batch())).findings), [])
+            self.node.pass_time(1)
+        self.node.pass_time(CONFIRM_SECONDS)
+        self.assertEqual(kinds(self.node.look(view(batch())).findings), ["TaskExit", "StepExit"])
+
+    def test_left_right_after_it_was_adopted(self) -> None:
+        """That it was seen here once is enough, where steps may run on other nodes."""
+        self.node = Node(shared=True)
+        self.node.look(view(batch(), process()), answer(job()), gap=True)
+        self.node.pass_time(ROUND)
+        findings = self.node.rounds(3, view(batch()), answer(job()))
+        self.assertEqual(kinds(findings), ["TaskExit", "StepExit"])
 
     def test_cgroup_of_a_step(self) -> None:
         """A process in its cgroup keeps it."""

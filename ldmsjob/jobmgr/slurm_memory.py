@@ -22,6 +22,9 @@ FIRST_VOUCH_SECONDS = 60.0
 LONGEST_VOUCH_SECONDS = 600.0
 """For how long Slurm's word that a job runs is enough, when the node shows nothing of it."""
 
+LONGEST_ENDING_SECONDS = 120.0
+"""The same of a job that is about to end, or about to begin."""
+
 
 class Belief(NamedTuple):
     """A job that runs or lingers, as the job table has it."""
@@ -51,7 +54,7 @@ class Absence:
         if not self.times:
             self.first = now
         self.times += 1
-        return self.times > 1 and now - self.first >= CONFIRM_SECONDS
+        return now - self.first >= CONFIRM_SECONDS
 
 
 class Look:
@@ -165,11 +168,12 @@ class Watch:
         self.vouched_until = float("-inf")
         self._vouches = 0
 
-    def vouch(self, now: float) -> None:
-        """The node does not show it, but Slurm says that it runs: believed for a while, and for
-        longer each time."""
+    def vouch(self, now: float, *, running: bool) -> None:
+        """The node does not show it, but Slurm says that it runs, or that it is ending: believed
+        for a while, and for longer each time."""
         self.absence.seen()
-        pause = min(FIRST_VOUCH_SECONDS * 2**self._vouches, LONGEST_VOUCH_SECONDS)
+        longest = LONGEST_VOUCH_SECONDS if running else LONGEST_ENDING_SECONDS
+        pause = min(FIRST_VOUCH_SECONDS * 2**self._vouches, longest)
         self._vouches = min(self._vouches + 1, 16)
         self.vouched_until = now + pause
 

@@ -168,7 +168,7 @@ class Judge:
         if watch.traceless_since is None:
             watch.traceless_since = now
         if slurm is not None and not slurm.over:
-            watch.vouch(now)
+            watch.vouch(now, running=slurm.running)
             return None
         if not self._is_ours(belief):
             return None
