@@ -44,6 +44,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ldmsjob.grants",
         "ldmsjob.heldcredit",
         "ldmsjob.jobnodes",
+        "ldmsjob.jobschema",
         "ldmsjob.jobs",
         "ldmsjob.jobservice",
         "ldmsjob.jobsets",
