@@ -155,10 +155,10 @@ def check_exact(run: Run, attempt: Attempt) -> None:
 
 def canonical(run: Run) -> list[tuple[Any, ...]]:
     """What both notifiers know, without pids, times and the order of what runs at once."""
-    known = ["uid", "gid", "user", "job_name", "step_id", "job_tag"]
+    known = ["uid", "gid"]
     if run.of("step_start"):
-        # Of a job without steps only ours knows the node count.
-        known += ["node_count", "total_tasks"]
+        # Of a job without steps the C notifier tells no more.
+        known += ["user", "job_name", "job_tag", "step_id", "node_count", "total_tasks"]
     result: list[tuple[Any, ...]] = [tuple(run.facts[name] for name in known)]
     for event in run.events:
         step, task = event["step"], event["task"]

@@ -147,7 +147,7 @@ class Cluster:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.set_plugstack(plugstack)
         ports = free_ports(nodes + 1)
-        text = CONFIGURATION.format(
+        self._text = CONFIGURATION.format(
             host=socket.gethostname().partition(".")[0],
             port=ports[0],
             # No two clusters of one machine should have jobs of one id.
@@ -156,13 +156,19 @@ class Cluster:
             directory=self.directory,
         )
         for name, port in zip(self.nodes, ports[1:], strict=True):
-            text += NODE.format(name=name, port=port)
-        (self.directory / "slurm.conf").write_text(text + PARTITION + settings)
+            self._text += NODE.format(name=name, port=port)
+        self._text += PARTITION
+        self.set_settings(settings)
         (self.directory / "state").mkdir()
         self.work = self.directory / "work"
         self.work.mkdir()
         # Jobs of all users write their output there.
         self.work.chmod(0o1777)
+
+    def set_settings(self, text: str) -> None:
+        """Further lines of slurm.conf. Daemons learn of them when they start."""
+        self.settings = text
+        (self.directory / "slurm.conf").write_text(self._text + text)
 
     def set_plugstack(self, text: str) -> None:
         """Which plugins the next steps load."""
