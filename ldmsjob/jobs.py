@@ -166,6 +166,7 @@ class Job:
         "start_us",
         "step_id",
         "task_records",
+        "told_plainly",
         "total_tasks",
         "uid",
         "user",
@@ -195,6 +196,9 @@ class Job:
         self.details: JobDetails | None = None
         self.nodes: JobNodes | None = None
         """None while no notice has named one."""
+        self.told_plainly = True
+        """False when a notice may be of another run: there is an earlier one, or two notifiers do
+        not agree that this one runs."""
         self.exit_told_us = 0
         """When a notifier that names no nodes told its end; 0 unless others name nodes."""
         self.over_us = 0

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import TypeVar
 
+import msgspec
+
 from ldmsjob.attempts import (
     exact_time,
     is_after,
@@ -114,23 +116,34 @@ class JobTable:
         ``received_us`` is also the time of a notice that has none. An ``origin`` other than
         ``message`` stands in all events that the notice gives.
         """
-        self._origin = origin
+        if origin != "message":
+            return self._apply_finding(notice, received_us, resource_manager, origin)
         job = self._newest.get((resource_manager, notice.job_id))
-        state = 0 if job is None else 2 if job.ended else 1
         time_us = notice.time_us
         if time_us is None:
             time_us = received_us
-        if job is not None and job.key.attempt > 1:
-            meant = self._attempt_meant(job, notice, time_us)
-            if meant is not job:
-                job, state = meant, 2
-        rule = self._rules[type(notice)][state]
         if job is None:
-            return rule(resource_manager, notice, time_us, received_us)
-        if job.exit_told_us and is_ahead(job, notice, time_us):
-            self._stats.add("ahead")
-            return []
-        return rule(job, notice, time_us, received_us)
+            return self._rules[type(notice)][0](resource_manager, notice, time_us, received_us)
+        if not job.told_plainly:
+            job = self._attempt_meant(job, notice, time_us)
+            if job.exit_told_us and is_ahead(job, notice, time_us):
+                self._stats.add("ahead")
+                return []
+        return self._rules[type(notice)][2 if job.ended else 1](job, notice, time_us, received_us)
+
+    def _apply_finding(
+        self, notice: Notice, received_us: int, resource_manager: str, origin: Origin
+    ) -> list[Change]:
+        """The same for a notice that no message brought."""
+        self._origin = origin
+        try:
+            changes = self.apply(notice, received_us, resource_manager)
+        finally:
+            self._origin = "message"
+        for change in changes:
+            replaced = [msgspec.structs.replace(event, origin=origin) for event in change.events]
+            change.events = replaced
+        return changes
 
     def find(self, key: JobKey) -> Job | None:
         """The job, while it runs or its set lingers."""
@@ -187,8 +200,6 @@ class JobTable:
         *detail: StepFacts | TaskFacts,
     ) -> None:
         self._sequence = sequence = self._sequence + 1
-        if self._origin != "message":
-            origin = self._origin
         job = change.job
         change.events.append(
             kind(job.key, job, job.facts, sequence, time_us, received_us, origin, *detail)
@@ -199,6 +210,7 @@ class JobTable:
     def _new_job(self, key: JobKey, time_us: int, *, adopted: bool) -> Change:
         job = Job(key, time_us, adopted)
         if key.attempt > 1:
+            job.told_plainly = False
             earlier = self._earlier(job)
             if earlier is not None and not is_after(time_us, earlier.exit_told_us):
                 job.exit_told_us = earlier.exit_told_us  # it was this attempt's
@@ -405,6 +417,7 @@ class JobTable:
         elif self._origin == "message":
             self._stats.add("exit_without_node")
             job.exit_told_us = time_us
+            job.told_plainly = False
             return []
         if notice.exit_status is not None:
             job.take_exit_status(notice.exit_status)
