@@ -203,7 +203,7 @@ class DecodeTests(SlurmCase):
 
 
 class OurNotifierTests(SlurmCase):
-    """What our own notifier says besides; see docs/events.md."""
+    """What our own notifier says besides."""
 
     def tell(self, event: str, data: Any, **more: Any) -> list[Notice]:
         """Send a line as the intake delivers it."""

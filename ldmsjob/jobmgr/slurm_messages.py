@@ -1,5 +1,5 @@
 """The messages of Slurm's SPANK plugin ``slurm_notifier`` and the lines of our own notifier, turned
-into notices. Ours says the same with the same keys, and more: docs/events.md, Slurm's messages.
+into notices. Ours says the same with the same keys, and more; docs/events.md lists it.
 
 A message is decoded and checked in one go against the declarations below: every integer has
 bounds, integral text and integral floats count as integers, null counts as absent, unknown keys are
