@@ -324,7 +324,6 @@ class JobTable:
             return changes + self._begin_adopted_by_step(change, notice, time_us, received_us)
         if part is not None and part.start_us is not None:
             self._stats.add("repeated_step")
-            part.start_us = exact_time(part.start_us, time_us)
             return complete(job, notice, time_us)
         change = Change(job)
         first = step is None or not step.started

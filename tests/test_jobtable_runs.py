@@ -239,3 +239,61 @@ class TwoNotifierTests(TableCase):
         self.assertEqual(self.apply(StepExit("7", 0, 0, 20 * S)), [])
         self.assertEqual(self.apply(JobExit("7", 20 * S + 1, "a")), [])
         self.assertEqual(self.stats.get("late"), 3)
+
+    def test_slurm_has_ended_the_next_run_too(self) -> None:
+        """Then what follows is of the run behind that, whose beginning ours has yet to tell."""
+        for slow in (True, False):
+            self.table = JobTable(self.stats)
+            self.apply(JobInit("7", 10 * S + 1, node="a", details=restarted(0)))
+            self.apply(JobExit("7", 20 * S))
+            if slow:
+                self.assertEqual(self.apply(JobExit("7", 23 * S)), [])
+            self.assertEqual(self.apply(JobExit("7", 20 * S + 9, "a")), ["job-", "gone"])
+            if not slow:
+                self.assertEqual(self.apply(JobExit("7", 23 * S)), [])
+            self.assertEqual(
+                self.apply(JobInit("7", 22 * S + 9, node="a", details=restarted(1))), ["job+"]
+            )
+            self.assertEqual(self.apply(StepInit("7", 0, 0, 25 * S)), [])
+            self.assertEqual(self.apply(JobExit("7", 23 * S + 9, "a")), ["job-", "gone"])
+
+    def test_slurms_end_in_the_second_of_the_beginning(self) -> None:
+        """May be that of a short run: what follows is of the next one."""
+        self.by_us()
+        self.assertEqual(self.apply(JobInit("7", 30 * S + 1, node="a")), ["job+"])
+        self.assertEqual(self.apply(JobExit("7", 30 * S)), [])
+        self.assertEqual(self.apply(StepInit("7", 0, 0, 32 * S)), [])
+        self.assertEqual(self.stats.get("ahead"), 1)
+
+    def test_our_end_in_the_second_of_the_next_beginning(self) -> None:
+        """Is that of the attempt that runs on the node, as far as ours has told."""
+        self.by_slurm()
+        self.assertEqual(self.apply(JobInit("7", 20 * S)), ["job+"])
+        self.apply(JobInit("7", 10 * S + 1, node="a", details=restarted(0)))
+        self.assertEqual(self.job(1).facts.nodes, ("a",))
+        self.assertEqual(self.apply(JobExit("7", 20 * S + 9, "a")), [])
+        self.assertFalse(self.job(2).ended)
+        self.assertEqual(
+            self.apply(JobInit("7", 20 * S + 900 * MS, node="a", details=restarted(1))), []
+        )
+        self.assertEqual(self.apply(JobExit("7", 30 * S + 1, "a")), ["job-", "gone"])
+
+    def test_job_of_one_second(self) -> None:
+        """Its init, told once more, begins nothing."""
+        self.apply(JobInit("7", 10 * S))
+        self.apply(JobExit("7", 10 * S))
+        self.assertEqual(self.apply(JobInit("7", 10 * S)), [])
+        self.assertEqual(self.apply(JobInit("7", 10 * S + 1, node="a")), [])
+
+    def test_what_came_before_the_first_notice_of_a_run(self) -> None:
+        """Belongs to it, when the end of the run before was lost and nothing tells its time."""
+        self.apply(JobInit("7", 10 * S + 1))
+        self.apply(TaskInit("7", 0, 0, 0, 11 * S + 1, 500))
+        self.assertEqual(self.apply(TaskInit("7", 0, 0, 0, 30 * S + 9, 600))[-1], "task+")
+        self.assertEqual(self.apply(StepInit("7", 0, 0, 30 * S + 5)), ["step+"])
+        self.assertEqual(self.posted[-1].key.attempt, 2)
+
+    def test_end_of_a_job_that_was_found(self) -> None:
+        """Counts, though it may be older than the moment at which we found it."""
+        self.table.apply(JobInit("7"), RECEIVED, "slurm", "reconciliation")
+        self.assertEqual(self.apply(JobExit("7", RECEIVED - 1, "a")), ["job-", "gone"])
