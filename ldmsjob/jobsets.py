@@ -166,8 +166,6 @@ class JobSets:
         self._daemon_name = daemon_name
         self._forget = forget
         self._monotonic = monotonic
-        self._uid = os.geteuid()
-        self._gid = os.getegid()
         self._lingering: list[tuple[float, int, Job]] = []
         self._lingered = 0
         self._timer: IDelayedCall | None = None
@@ -240,8 +238,9 @@ class JobSets:
             name,
             policy.schema,
             clock=self._wall_us,
-            uid=self._uid,
-            gid=self._gid,
+            # Asked each time: a daemon that root started becomes another user only when it starts.
+            uid=os.geteuid(),
+            gid=os.getegid(),
             perm=policy.perm,
             heap_size=heap_size,
         )
@@ -289,7 +288,7 @@ class JobSets:
         if fields.has_details:
             fields.write_details(metric_set, job.details)
         if policy.owned_by_job and job.uid is not None:
-            gid = self._gid if job.gid is None else job.gid
+            gid = os.getegid() if job.gid is None else job.gid
             if (metric_set.uid, metric_set.gid) != (job.uid, gid):
                 metric_set.set_owner(job.uid, gid, policy.perm)
                 if self._registry.get(metric_set.instance) is metric_set:

@@ -598,6 +598,14 @@ class OwnerTests(JobSetsCase):
             (decoded.uid, decoded.gid, decoded.perm), (os.geteuid(), os.getegid(), 0o640)
         )
 
+    def test_daemon_that_becomes_another_user(self) -> None:
+        """It is whom the daemon runs as when the job begins: root may have started it."""
+        self.patch(jobsets.os, "geteuid", lambda: 4711)
+        self.patch(jobsets.os, "getegid", lambda: 4712)
+        self.apply(JobInit("42", 5 * S, 1000, 100))
+        decoded = self.decoded()
+        self.assertEqual((decoded.uid, decoded.gid), (4711, 4712))
+
     def test_job(self) -> None:
         """On request the job's user does, from the beginning where it is known then."""
         self.policy = JobSetPolicy(owned_by_job=True, perm=0o440)
