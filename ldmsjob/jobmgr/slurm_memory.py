@@ -5,12 +5,12 @@ Pure records; ``slurm_reconcile`` decides by them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ldmsjob.facts import JobFacts, JobKey, StepFacts, TaskFacts
 from ldmsjob.jobmgr.slurm_node import KEEPERS, NodeView, StepProcess
-from ldmsjob.jobmgr.slurm_query import Answer
+from ldmsjob.jobmgr.slurm_query import Answer, SlurmJob
 
 CONFIRM_SECONDS = 5.0
 """Between the first and the last of two looks that found something gone."""
@@ -24,6 +24,12 @@ LONGEST_VOUCH_SECONDS = 600.0
 
 LONGEST_ENDING_SECONDS = 120.0
 """The same of a job that is about to end, or about to begin."""
+
+
+ById = Mapping[str, SlurmJob | None]
+"""Jobs that Slurm was asked for by their ids; None: it does not know it."""
+
+NOT_ASKED: ById = {}
 
 
 class Belief(NamedTuple):
@@ -65,6 +71,7 @@ class Look:
         view: NodeView,
         processes: Iterable[StepProcess],
         answer: Answer | None,
+        by_id: ById,
         now: float,
         now_us: int,
         gap: bool,
@@ -72,6 +79,7 @@ class Look:
     ) -> None:
         self.view = view
         self.answer = answer
+        self.by_id = by_id
         self.now = now
         self.now_us = now_us
         self.gap = gap
@@ -82,6 +90,16 @@ class Look:
             self.processes.setdefault(process.job_id, []).append(process)
         self.candidates: set[object] = set()
         """What may be adopted after the next look."""
+
+    def slurm_job(self, job_id: str) -> SlurmJob | None:
+        """What Slurm says of that job, if it says anything."""
+        found = self.answer.get(job_id) if self.answer is not None else None
+        return found if found is not None else self.by_id.get(job_id)
+
+    def slurm_jobs(self) -> Iterator[SlurmJob]:
+        """All jobs that Slurm has shown."""
+        yield from (self.answer or {}).values()
+        yield from (job for job in self.by_id.values() if job is not None)
 
 
 class Watch:
@@ -97,6 +115,7 @@ class Watch:
         "step_absences",
         "steps",
         "steps_done",
+        "traced",
         "traceless_since",
         "vouched_until",
     )
@@ -107,6 +126,8 @@ class Watch:
         self.absence = Absence()
         self.keeper = False
         """Whether its batch or extern step was seen here."""
+        self.traced = False
+        """Whether the node has ever shown anything of it."""
         self.traceless_since: float | None = None
         self.vouched_until = float("-inf")
         self.steps: set[tuple[int, int]] = set()
@@ -146,6 +167,7 @@ class Watch:
     def remember(self, processes: Iterable[StepProcess]) -> None:
         """Take in step processes of the job."""
         for process in processes:
+            self.traced = True
             if process.step in KEEPERS:
                 self.keeper = True
             elif process.step_id is not None and process.node_id is not None:
@@ -163,6 +185,7 @@ class Watch:
 
     def alive(self) -> None:
         """The node shows it."""
+        self.traced = True
         self.absence.seen()
         self.traceless_since = None
         self.vouched_until = float("-inf")

@@ -6,10 +6,11 @@ whether something is gone for good, is kept from look to look.
 What counts, from the strongest:
 
 * a *trace* on the node, a ``slurmstepd`` or a populated cgroup: the job is alive here;
-* Slurm's answer: a job that it lists as running is alive; one that it lists as over, or does not
-  list, is gone, when it says so twice and the job has not changed meanwhile;
-* without an answer: a job whose batch or extern step has left is gone; any other when the node has
-  shown nothing of it for a long time.
+* Slurm's answer: a job that it lists as running is alive, wherever that is; one that it lists as
+  over, or does not know by its id, is gone, when it says so twice and the job has not changed
+  meanwhile. That it is not among the jobs of our nodes says nothing: it may run on others;
+* without an answer: a job whose batch or extern step has left is gone; any other that must have run
+  here when the node has shown nothing of it for a long time.
 
 docs/slurm.md, Reconciling, is the version for users.
 """
@@ -20,7 +21,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ldmsjob.facts import JobFacts, JobKey
-from ldmsjob.jobmgr.slurm_memory import YOUNG_US, Absence, Belief, Look, Watch, traced_jobs
+from ldmsjob.jobmgr.slurm_memory import (
+    NOT_ASKED,
+    YOUNG_US,
+    Absence,
+    Belief,
+    ById,
+    Look,
+    Watch,
+    traced_jobs,
+)
 from ldmsjob.jobmgr.slurm_node import NodeView, StepProcess, TaskProcess
 from ldmsjob.jobmgr.slurm_query import Answer, SlurmJob
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
@@ -50,11 +60,11 @@ class Verdict(NamedTuple):
 class Judge:
     """Compares, look by look.
 
-    ``asked_nodes`` are the names of the nodes that Slurm is asked for: those that this daemon
-    answers for. ``shared``: the node runs several ``slurmd``, of which only those count; otherwise
-    whatever runs here does. ``own_uid`` is given when Slurm may hide other users' jobs from this
-    daemon. ``stale`` is after how many seconds without any trace, and without an answer from Slurm,
-    a job counts as gone; 0: never.
+    ``asked_nodes`` are the names of the nodes that Slurm is asked for. ``shared``: somebody said
+    that these are all that this daemon answers for, of the ``slurmd`` that run here, too; otherwise
+    whatever runs here counts, and messages may come from elsewhere. ``own_uid`` is given when Slurm
+    may hide other users' jobs from this daemon. ``stale`` is after how many seconds without any
+    trace, and without an answer from Slurm, a job that must have run here counts as gone; 0: never.
     """
 
     def __init__(
@@ -96,12 +106,32 @@ class Judge:
             for step in self._ours(view)
         )
 
+    def unlisted(
+        self, beliefs: Iterable[Belief], view: NodeView, answer: Answer, now: float
+    ) -> list[str]:
+        """The ids of jobs of which neither the node nor that answer shows anything, and about which
+        Slurm is therefore to be asked by their ids; first those that it has not spoken of for
+        longest."""
+        traced = traced_jobs(view)
+        waiting = []
+        for belief in beliefs:
+            job_id = belief.key.job_id
+            if belief.ended or job_id in traced or job_id in answer:
+                continue
+            watch = self._watches.get(belief.key)
+            vouched_until = watch.vouched_until if watch is not None else float("-inf")
+            if now >= vouched_until:
+                waiting.append((vouched_until, job_id))
+        waiting.sort(key=lambda one: one[0])
+        return [job_id for _until, job_id in waiting]
+
     def decide(
         self,
         beliefs: Sequence[Belief],
         view: NodeView,
         answer: Answer | None,
         *,
+        by_id: ById = NOT_ASKED,
         now: float,
         now_us: int,
         gap: bool = False,
@@ -109,12 +139,13 @@ class Judge:
     ) -> Verdict:
         """What to do. ``beliefs`` are of now; ``view`` and ``answer`` of a moment ago, together.
 
+        ``by_id`` has the jobs that Slurm was asked for by their ids; None: it does not know it.
         ``now`` is monotonic, ``now_us`` the wall clock. ``gap``: notices may have been missed, so
         that jobs of which the node shows nothing are adopted, too, where Slurm knows them.
         ``vanished`` are jobs that were forgotten since the look began.
         """
         self._credible = self._credible or bool(view.steps or view.cgroups)
-        look = Look(view, self._ours(view), answer, now, now_us, gap, vanished)
+        look = Look(view, self._ours(view), answer, by_id, now, now_us, gap, vanished)
         running = [belief for belief in beliefs if not belief.ended]
         self._watches = {
             belief.key: self._watches.get(belief.key) or self._new_watch(belief, now)
@@ -155,7 +186,7 @@ class Judge:
     def _end_of_job(self, watch: Watch, belief: Belief, look: Look) -> Finding | None:
         job_id = belief.key.job_id
         answer, now = look.answer, look.now
-        slurm = answer.get(job_id) if answer is not None else None
+        slurm = look.slurm_job(job_id)
         settled = now - watch.changed >= SETTLE_SECONDS
         if slurm is not None and slurm.running and _is_later_run(slurm, belief.facts):
             if watch.absence.missed(now) and settled:
@@ -170,11 +201,13 @@ class Judge:
         if slurm is not None and not slurm.over:
             watch.vouch(now, running=slurm.running)
             return None
-        if not self._is_ours(belief):
-            return None
-        if answer is not None and (slurm is not None or self._shows(answer, belief.facts.uid)):
+        if answer is not None and (slurm is not None or self._shows(look, belief.facts.uid)):
+            if slurm is None and job_id not in look.by_id:
+                return None  # it may run on other nodes
             if watch.absence.missed(now) and settled:
                 return _end(belief, slurm, look.now_us)
+            return None
+        if not self._is_ours(belief):
             return None
         if now < watch.vouched_until or watch.has_live_task(look.view):
             return None
@@ -182,7 +215,12 @@ class Judge:
             if watch.absence.missed(now) and settled:
                 why = "its batch or extern step has left the node"
                 return Finding(JobExit(job_id, time_us=look.now_us), why)
-        elif self._stale and self._credible and now - watch.traceless_since >= self._stale:
+        elif (
+            self._stale
+            and self._credible
+            and now - watch.traceless_since >= self._stale
+            and (watch.traced or self._names_us(belief) or (self._shared and len(self._nodes) == 1))
+        ):
             why = f"the node has shown nothing of it for {self._stale:g} s"
             return Finding(JobExit(job_id, time_us=look.now_us), why)
         return None
@@ -191,10 +229,14 @@ class Judge:
         """Whether all nodes that it is known to run on are ours. Often none is known."""
         return self._nodes.issuperset(belief.facts.nodes)
 
-    def _shows(self, answer: Answer, uid: int | None) -> bool:
-        """Whether a job of that user would be in the answer if there were one."""
+    def _names_us(self, belief: Belief) -> bool:
+        """Whether it is known to run on our only node, and on no other."""
+        return len(self._nodes) == 1 and self._nodes == frozenset(belief.facts.nodes)
+
+    def _shows(self, look: Look, uid: int | None) -> bool:
+        """Whether Slurm would have shown a job of that user if there were one."""
         own = self._own_uid
-        return own is None or uid == own or any(job.uid != own for job in answer.values())
+        return own is None or uid == own or any(job.uid != own for job in look.slurm_jobs())
 
     def _ended_steps(self, watch: Watch, belief: Belief, look: Look) -> list[Finding]:
         """Steps of a job that is alive whose processes have left, each node's part by itself."""
@@ -209,7 +251,7 @@ class Judge:
                 continue
             for node_id in step.node_ids:
                 key = (step.step_id, node_id)
-                if key in watch.steps_done or not (key in watch.steps or not self._shared):
+                if key in watch.steps_done or not (key in watch.steps or self._names_us(belief)):
                     continue
                 absence = watch.step_absences.setdefault(key, Absence())
                 if (
@@ -296,7 +338,7 @@ class Judge:
             ):
                 continue
             uid = next((one.uid for one in processes if one.uid is not None), None)
-            if look.answer is not None and (job_id in look.answer or self._shows(look.answer, uid)):
+            if look.answer is not None and (job_id in look.answer or self._shows(look, uid)):
                 continue
             if self._shared and all(one.node is None for one in processes):
                 continue
@@ -315,14 +357,14 @@ class Judge:
             for process in look.view.steps
             if process.job_id in job_ids
             or process.identity in self._judged
-            or (answer is not None and self._is_disowned(process, answer))
+            or (answer is not None and self._is_disowned(process, answer, look))
         )
 
-    def _is_disowned(self, process: StepProcess, answer: Answer) -> bool:
+    def _is_disowned(self, process: StepProcess, answer: Answer, look: Look) -> bool:
         """Whether Slurm says that its job is over, or nearly."""
         job = answer.get(process.job_id)
         if job is None:
-            return self._shows(answer, process.uid)
+            return self._shows(look, process.uid)
         return job.over or job.state == "COMPLETING"
 
 
@@ -336,7 +378,7 @@ def _is_later_run(job: SlurmJob, facts: JobFacts) -> bool:
 def _end(belief: Belief, job: SlurmJob | None, now_us: int) -> Finding:
     if job is None:
         exit_ = JobExit(belief.key.job_id, time_us=now_us)
-        return Finding(exit_, "Slurm does not know it on this node")
+        return Finding(exit_, "Slurm does not know it")
     start_us, end_us = belief.facts.start_us, job.end_us
     if end_us is None or end_us > now_us or (start_us is not None and end_us < start_us):
         end_us = now_us
