@@ -84,7 +84,8 @@ class MessageHub:
 
     Starts disabled, like ``ldmsd``. ``now`` gives monotonic seconds, for log limits only;
     ``wall_clock_us`` is what the rates of subscriptions go by. ``own_uid`` is whom this process
-    runs as, by default its effective uid.
+    runs as, by default its effective uid when a receiver subscribes: a daemon that root started may
+    have become another user by then.
     """
 
     log = Logger(namespace="ldmsd")
@@ -104,7 +105,7 @@ class MessageHub:
         self._stats = stats
         self._limited = LimitedLog(self.log, now=now)
         self._wall_clock_us = wall_clock_us
-        self._own_uid = os.geteuid() if own_uid is None else own_uid
+        self._own_uid = own_uid
         self._max_queue_bytes = max_queue_bytes
         self._locals: dict[str, _LocalSubscription] = {}
         self._subscribers: dict[ILink | IRail, Subscriber] = {}
@@ -156,7 +157,8 @@ class MessageHub:
         taken = self._locals.get(channel)
         if taken is not None:
             raise ChannelTaken(f"{taken.owner} already receives channel {channel!r}")
-        trusted = trusted_publishers(self._own_uid, publishers)
+        own_uid = os.geteuid() if self._own_uid is None else self._own_uid
+        trusted = trusted_publishers(own_uid, publishers)
         subscription = _LocalSubscription(self, channel, receiver, owner, trusted)
         self._locals[channel] = subscription
         self._routes.clear()

@@ -115,7 +115,8 @@ class ServiceTests(SynchronousTestCase):
     def program(self, text, *words):
         """The program for that configuration."""
         options = parsed("-c", self.file(text), *words)
-        daemon = configure(options, self.reactor, {}, self.observer, loader)
+        environ = {"STATE_DIRECTORY": os.path.abspath(self.mktemp())}
+        daemon = configure(options, self.reactor, environ, self.observer, loader)
         return Program(daemon, self.observer, self.reactor)
 
     def test_log_of_the_application(self):
