@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 from zope.interface import implementer
 
-from ldmsjob.events import JobEvent
-from ldmsjob.facts import JobDetails, JobFacts, JobKey, StepFacts, TaskFacts
+from ldmsjob.attempts import is_after
+from ldmsjob.events import JobEvent, JobStarted, StepStarted, TaskStarted
+from ldmsjob.facts import JobDetails, JobFacts, JobKey, Origin, StepFacts, TaskFacts
 from ldmsjob.interfaces import IJob, IMetricSet
+from ldmsjob.jobnodes import JobNodes
 from ldmsjob.notices import TaskExit, TaskInit
 
 
@@ -64,17 +66,19 @@ class Task:
         if notice.pid is None or self.pid is None or notice.pid == self.pid:
             return False
         known_us = self.start_us if self.start_us is not None else self.end_us
-        return known_us is not None and time_us > known_us
+        return known_us is not None and is_after(time_us, known_us)
 
 
 class StepNode:
     """One node's part of a step."""
 
-    __slots__ = ("announced_tasks", "ended", "known_tasks", "open_tasks", "start_us")
+    __slots__ = ("announced_tasks", "end_us", "ended", "known_tasks", "open_tasks", "start_us")
 
     def __init__(self) -> None:
         self.start_us: int | None = None
         """None until a step init named this node."""
+        self.end_us: int | None = None
+        """When something of it ended last."""
         self.announced_tasks = 0
         self.known_tasks = 0
         self.open_tasks = 0
@@ -147,6 +151,7 @@ class Job:
         "end_us",
         "ended",
         "exit_status",
+        "exit_told_us",
         "expected_tasks",
         "gid",
         "job_name",
@@ -156,11 +161,13 @@ class Job:
         "metric_set",
         "node_count",
         "nodes",
+        "over_us",
         "policy",
         "recovered",
         "start_us",
         "step_id",
         "task_records",
+        "told_plainly",
         "total_tasks",
         "uid",
         "user",
@@ -190,7 +197,16 @@ class Job:
         self.total_tasks: int | None = None
         self.local_tasks: int | None = None
         self.details: JobDetails | None = None
-        self.nodes: tuple[str, ...] = ()
+        self.nodes: JobNodes | None = None
+        """None while no notice has named one."""
+        self.told_plainly = True
+        """False when a notice may be of another run: there is an earlier one, or two notifiers do
+        not agree that this one runs."""
+        self.exit_told_us = 0
+        """When a notifier that names no nodes told its end; 0 unless others name nodes."""
+        self.over_us = 0
+        """The end, for telling this attempt's notices from the next one's: ``end_us``, or what is
+        known better."""
         self.exit_status: int | None = None
         self.expected_tasks = 0
         """Tasks that the set's list must have room for: started ones, and ones announced."""
@@ -219,11 +235,49 @@ class Job:
                 self.job_tag,
                 self.adopted,
                 self.details,
-                self.nodes,
+                self.nodes.names if self.nodes is not None else (),
                 self.exit_status,
                 self.recovered,
             )
         return facts
+
+    def started_events(self, sequence: int, received_us: int) -> list[JobEvent]:
+        """Start events of itself and of its open steps and tasks. Their origin is ``replay``, or
+        ``recovery`` when it was recovered."""
+        origin: Origin = "recovery" if self.recovered else "replay"
+        head = (self.key, self, self.facts, sequence)
+        events: list[JobEvent] = [JobStarted(*head, self.start_us, received_us, origin)]
+        for step in self._steps.values():
+            if step.open:
+                start_us = step.start_us or self.start_us
+                events.append(StepStarted(*head, start_us, received_us, origin, step.facts()))
+        for task in self.task_records:
+            if task.end_us is None:
+                start_us = task.start_us or self.start_us
+                events.append(TaskStarted(*head, start_us, received_us, origin, task.facts()))
+        return events
+
+    def last_sign_us(self) -> int:
+        """The latest time that any notice of this attempt told."""
+        times = [self.start_us, self.nodes.end_us if self.nodes is not None else 0]
+        for task in self.task_records:
+            times += [task.start_us or 0, task.end_us or 0]
+        for step in self._steps.values():
+            for part in step.nodes.values():
+                times += [part.start_us or 0, part.end_us or 0]
+        return max(times)
+
+    def add_node(self, name: str, time_us: int) -> None:
+        """A node starts it."""
+        if self.nodes is None:
+            self.nodes = JobNodes()
+        self.nodes.start(name, time_us)
+
+    def take_exit_status(self, exit_status: int | None) -> None:
+        """Keep the first that is told. All nodes tell the same, those that did not run it, too."""
+        if self.exit_status is None:
+            self.exit_status = exit_status
+            self._facts = None
 
     def add_details(self, details: JobDetails) -> bool:
         """Take what is still unknown; whether there was any."""

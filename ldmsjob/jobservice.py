@@ -92,18 +92,15 @@ class JobService:
         job event; what it gives is then delivered behind what was there before.
         """
         changes = self._table.apply(notice, received_time_us, resource_manager, origin)
+        if not changes:
+            return
         for change in changes:
             if change.opened:
                 change.job.policy = policy
             self._sets.apply(change, received_time_us)
-        journal = self._journal
-        if journal is not None:
-            job = self._table.newest(resource_manager, notice.job_id)
-            if job is not None:
-                sequence = self._table.last_sequence
-                journal.append(notice, received_time_us, changes, job, sequence, instance)
-        if not changes:
-            return
+        if self._journal is not None:
+            sequence = self._table.last_sequence
+            self._journal.append(notice, received_time_us, origin, changes, sequence, instance)
         events = changes[0].events
         if len(changes) > 1:
             events = [event for change in changes for event in change.events]

@@ -18,14 +18,20 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from ldmsjob.errors import ConfigError, SchemaError, SetExists
 from ldmsjob.interfaces import AttributeSpec, IStats
 from ldmsjob.jobs import Change, Job, Task
+from ldmsjob.jobschema import (
+    DETAILED_JOB_FIELDS,
+    JOB_FIELDS,
+    TEXT_SIZE,
+    USER_SIZE,
+    JobFields,
+    job_set_schema,
+    text_word,
+)
 from ldmsjob.limitedlog import LimitedLog
-from ldmsjob.sets.fields import FieldGroup, MemberGroup, RecordAppender
 from ldmsjob.sets.metricset import MetricSet
 from ldmsjob.sets.registry import SetRegistry
-from ldmsjob.sets.schema import Member, Schema
-from ldmsjob.values import CHAR_ARRAY, S32, TIMESTAMP, U32, U64, cut_text, timestamp_word
-
-SCHEMA_NAME = "jobmgr_slurm"
+from ldmsjob.sets.schema import Schema
+from ldmsjob.values import cut_text, timestamp_word
 
 DEFAULT_TASKS = 10
 """Tasks that a job set has room for at first: what C's list of 4096 bytes holds."""
@@ -37,11 +43,6 @@ MAX_ANNOUNCED_TASKS = 16_384
 """Room is made for announced tasks up to this number; for more when they have started. A wrong
 number in a message must not take the daemon's memory."""
 
-_TEXT = 256
-_USER = 32
-_TASK_LIST = "task_list"
-_TASK_RECORD = "task_rec_def"
-
 JOB_SET_ATTRIBUTES = (
     AttributeSpec("component_id", "Text for the metric component_id of job sets.", "text", ""),
     AttributeSpec("linger", "How long a job's set stays after the job's end.", "seconds", "10"),
@@ -52,55 +53,14 @@ JOB_SET_ATTRIBUTES = (
     AttributeSpec(
         "tasks", "Tasks that a job set has room for at first.", "integer", str(DEFAULT_TASKS)
     ),
+    AttributeSpec(
+        "details",
+        "Whether job sets show arrays, requeues, partition, account and status as well.",
+        "boolean",
+        "false",
+    ),
 )
 """How the sets of a job manager are made."""
-
-
-def job_set_schema(task_budget: int = 4096) -> Schema:
-    """The schema of job sets. ``task_budget`` is the heap of the task list in bytes.
-
-    Its digest does not depend on the budget.
-    """
-    schema = Schema(SCHEMA_NAME)
-    for name, size in (("component_id", _TEXT), ("job_id", _TEXT), ("user", _USER)):
-        schema.add_metric(name, CHAR_ARRAY, size, meta=True)
-    schema.add_metric("job_name", CHAR_ARRAY, _TEXT, meta=True)
-    schema.add_metric("job_uid", U32, meta=True)
-    schema.add_metric("job_gid", U32, meta=True)
-    schema.add_metric("job_start", TIMESTAMP)
-    schema.add_metric("job_end", TIMESTAMP)
-    for name in ("node_count", "total_tasks", "local_tasks"):
-        schema.add_metric(name, U32)
-    schema.add_list(_TASK_LIST, task_budget)
-    schema.add_record_type(
-        _TASK_RECORD,
-        (
-            Member("task_id", CHAR_ARRAY, _TEXT),
-            Member("task_pid", U64),
-            Member("task_rank", U32),
-            Member("task_start", TIMESTAMP),
-            Member("task_end", TIMESTAMP),
-            Member("task_exit_status", S32),
-            Member("step_id", U64),
-        ),
-    )
-    schema.add_metric("step_id", U64)
-    schema.add_metric("job_tag", CHAR_ARRAY, _TEXT)
-    return schema
-
-
-_SCHEMA = job_set_schema()
-_DESCRIPTION = FieldGroup(
-    _SCHEMA, "component_id", "job_id", "user", "job_name", "job_uid", "job_gid"
-)
-_COUNTS = FieldGroup(_SCHEMA, "job_start", "job_end", "node_count", "total_tasks", "local_tasks")
-_STEP = FieldGroup(_SCHEMA, "step_id", "job_tag")
-_TASKS = RecordAppender(_SCHEMA, _TASK_LIST, _TASK_RECORD)
-_TASK_CHANGES = MemberGroup(
-    _SCHEMA,
-    _TASK_RECORD,
-    *("task_pid", "task_rank", "task_start", "task_end", "task_exit_status", "step_id"),
-)
 
 
 def _integer(mapping: Mapping[str, str], name: str, default: str, base: int = 10) -> int:
@@ -121,12 +81,13 @@ class JobSetPolicy:
     owned_by_job: bool = False
     """Whether a set belongs to the job's user, as soon as that is known, or to the daemon's."""
     tasks: int = DEFAULT_TASKS
-    schema: Schema = _SCHEMA
+    schema: Schema = JOB_FIELDS.schema
+    fields: JobFields = JOB_FIELDS
 
     @cached_property
     def component_text(self) -> bytes:
         """``component_id`` as it stands in images."""
-        return cut_text(self.component_id, _TEXT)
+        return cut_text(self.component_id, TEXT_SIZE)
 
     @classmethod
     def from_attributes(cls, mapping: Mapping[str, str]) -> JobSetPolicy:
@@ -150,13 +111,18 @@ class JobSetPolicy:
         tasks = _integer(mapping, "tasks", str(DEFAULT_TASKS))
         if not 1 <= tasks <= MAX_TASKS:
             raise ConfigError(f"tasks={tasks} is out of range", hint=f"it may be 1 to {MAX_TASKS}")
+        fields = DETAILED_JOB_FIELDS if mapping.get("details") == "true" else JOB_FIELDS
+        schema = fields.schema
+        if tasks != DEFAULT_TASKS:
+            schema = job_set_schema(fields.tasks.heap_size(tasks), details=fields.has_details)
         return cls(
             mapping.get("component_id", ""),
             linger,
             perm,
             owner == "job",
             tasks,
-            _SCHEMA if tasks == DEFAULT_TASKS else job_set_schema(_TASKS.heap_size(tasks)),
+            schema,
+            fields,
         )
 
 
@@ -210,7 +176,7 @@ class JobSets:
         job = change.job
         if change.opened:
             self._open(job, now_us)
-        else:
+        elif change.described or change.filled or change.tasks:
             metric_set = cast(JobSet, job.metric_set)
             if change.described:
                 self._describe(job, metric_set)
@@ -220,7 +186,7 @@ class JobSets:
                     if not change.ended:
                         _fill_step(job, metric_set)
                 if change.tasks:
-                    self._put_tasks(metric_set, change.tasks)
+                    self._put_tasks(job.policy.fields, metric_set, change.tasks)
                 metric_set.commit(now_us)
         if change.ended:
             self._linger(job)
@@ -278,7 +244,7 @@ class JobSets:
             name,
             policy.schema,
             clock=self._wall_clock_us,
-            # A daemon may have started as root and go on as a user.
+            # Asked each time: a daemon that root started becomes another user only when it starts.
             uid=os.geteuid(),
             gid=os.getegid(),
             perm=policy.perm,
@@ -290,7 +256,7 @@ class JobSets:
         self._describe(job, metric_set)
         _fill(job, metric_set)
         _fill_step(job, metric_set)
-        self._put_tasks(metric_set, job.task_records)
+        self._put_tasks(policy.fields, metric_set, job.task_records)
         metric_set.commit(now_us)
         return metric_set
 
@@ -312,15 +278,18 @@ class JobSets:
 
     def _describe(self, job: Job, metric_set: JobSet) -> None:
         policy = job.policy
-        _DESCRIPTION.write(
+        fields = policy.fields
+        fields.description.write(
             metric_set,
             policy.component_text,
-            _text(job.key.text, _TEXT),
-            _text(job.user, _USER),
-            _text(job.job_name, _TEXT),
+            text_word(job.key.text, TEXT_SIZE),
+            text_word(job.user, USER_SIZE),
+            text_word(job.job_name, TEXT_SIZE),
             job.uid or 0,
             job.gid or 0,
         )
+        if fields.has_details:
+            fields.write_details(metric_set, job.details)
         if policy.owned_by_job and job.uid is not None:
             gid = os.getegid() if job.gid is None else job.gid
             if (metric_set.uid, metric_set.gid) != (job.uid, gid):
@@ -328,7 +297,7 @@ class JobSets:
                 if self._registry.get(metric_set.instance) is metric_set:
                     self._registry.changed(metric_set.instance)
 
-    def _put_tasks(self, metric_set: JobSet, tasks: Collection[Task]) -> None:
+    def _put_tasks(self, fields: JobFields, metric_set: JobSet, tasks: Collection[Task]) -> None:
         """Append or update the records of these tasks."""
         positions = metric_set.positions
         for task in tasks:
@@ -341,10 +310,10 @@ class JobSets:
                 task.step_id,
             )
             if task.position < len(positions):
-                _TASK_CHANGES.write(metric_set, positions[task.position], *values)
+                fields.task_changes.write(metric_set, positions[task.position], *values)
             elif len(positions) < metric_set.capacity:
                 task_id = str(task.task_id).encode()
-                positions.append(_TASKS.append(metric_set, task_id, *values))
+                positions.append(fields.tasks.append(metric_set, task_id, *values))
             else:
                 self._stats.add("tasks_left_out")
 
@@ -387,13 +356,14 @@ class JobSets:
 @lru_cache(maxsize=64)
 def _room_for(tasks: int) -> tuple[int, int]:
     """The heap for so many tasks, and how many it really holds."""
-    heap_size = _TASKS.heap_size(tasks)
-    return heap_size, _TASKS.capacity(heap_size)
+    heap_size = JOB_FIELDS.tasks.heap_size(tasks)
+    return heap_size, JOB_FIELDS.tasks.capacity(heap_size)
 
 
 def _fill(job: Job, metric_set: JobSet) -> None:
-    """Write times and counts."""
-    _COUNTS.write(
+    """Write times and counts, and the status."""
+    fields: JobFields = job.policy.fields
+    fields.counts.write(
         metric_set,
         _word(job.start_us),
         _word(job.end_us),
@@ -401,19 +371,14 @@ def _fill(job: Job, metric_set: JobSet) -> None:
         job.total_tasks or 0,
         job.local_tasks or 0,
     )
+    if fields.has_details:
+        fields.write_status(metric_set, job.exit_status)
 
 
 def _fill_step(job: Job, metric_set: JobSet) -> None:
     """Write what step inits alone tell."""
     if job.step_id is not None:
-        _STEP.write(metric_set, job.step_id, _text(job.job_tag, _TEXT))
-
-
-def _text(text: str | None, size: int) -> bytes:
-    if not text:
-        return b""
-    data = text.encode("utf-8", "replace")
-    return data if len(data) < size and 0 not in data else cut_text(data, size)
+        job.policy.fields.step.write(metric_set, job.step_id, text_word(job.job_tag, TEXT_SIZE))
 
 
 def _word(time_us: int | None) -> int:

@@ -12,6 +12,18 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from typing import TypeVar
 
+import msgspec
+
+from ldmsjob.attempts import (
+    exact_time,
+    is_after,
+    is_ahead,
+    is_next_init,
+    is_next_step,
+    is_not_before,
+    is_of_earlier,
+    restart_order,
+)
 from ldmsjob.events import (
     JobEnded,
     JobEvent,
@@ -23,8 +35,19 @@ from ldmsjob.events import (
     TaskStarted,
 )
 from ldmsjob.facts import JobFacts, JobKey, Origin, StepFacts, TaskFacts
+from ldmsjob.filling import (
+    announce,
+    close_task,
+    complete,
+    complete_task,
+    fill_identity,
+    fill_unknown,
+    known_part,
+    lasting_details,
+    new_task,
+)
 from ldmsjob.interfaces import IStats
-from ldmsjob.jobs import Change, Job, Step, StepNode, Task
+from ldmsjob.jobs import Change, Job
 from ldmsjob.limits import Limits
 from ldmsjob.notices import (
     OPENING,
@@ -117,24 +140,47 @@ class JobTable:
     ) -> list[Change]:
         """Change the jobs as the transition table says and return what changed, in order.
 
-        Usually one change; two when a new attempt ends an old one; none for what is only counted.
+        Usually one change; two when a new attempt ends an old one; none for what is only counted. A
+        change may show in no event and no fact: only the table remembers it.
         ``received_us`` is also the time of a notice that has none. An ``origin`` other than
         ``message`` stands in all events that the notice gives.
         """
-        self._origin = origin
+        if origin != "message":
+            return self._apply_finding(notice, received_us, resource_manager, origin)
         job = self._newest.get((resource_manager, notice.job_id))
-        state = 0 if job is None else 2 if job.ended else 1
         time_us = notice.time_us
         if time_us is None:
             time_us = received_us
-        if state != 1 and len(self._all) >= self._max_jobs and type(notice) in OPENING:
+        if (
+            len(self._all) >= self._max_jobs
+            and (job is None or job.ended)
+            and type(notice) in OPENING
+        ):
             self._stats.add(f"refused.{'jobs' if type(notice) is JobInit else 'job_notices'}")
             self._on_refused("jobs", notice.job_id)
             return []
-        rule = self._rules[type(notice)][state]
         if job is None:
-            return rule(resource_manager, notice, time_us, received_us)
-        return rule(job, notice, time_us, received_us)
+            return self._rules[type(notice)][0](resource_manager, notice, time_us, received_us)
+        if not job.told_plainly:
+            job = self._attempt_meant(job, notice, time_us)
+            if job.exit_told_us and is_ahead(job, notice, time_us):
+                self._stats.add("ahead")
+                return []
+        return self._rules[type(notice)][2 if job.ended else 1](job, notice, time_us, received_us)
+
+    def _apply_finding(
+        self, notice: Notice, received_us: int, resource_manager: str, origin: Origin
+    ) -> list[Change]:
+        """The same for a notice that no message brought."""
+        self._origin = origin
+        try:
+            changes = self.apply(notice, received_us, resource_manager)
+        finally:
+            self._origin = "message"
+        for change in changes:
+            replaced = [msgspec.structs.replace(event, origin=origin) for event in change.events]
+            change.events = replaced
+        return changes
 
     def find(self, key: JobKey) -> Job | None:
         """The job, while it runs or its set lingers."""
@@ -155,10 +201,6 @@ class JobTable:
         if self._newest.get(newest) is job:
             del self._newest[newest]
 
-    def newest(self, resource_manager: str, job_id: str) -> Job | None:
-        """The last attempt of that job, while it runs or its set lingers."""
-        return self._newest.get((resource_manager, job_id))
-
     @property
     def last_sequence(self) -> int:
         """The number of the last event posted."""
@@ -170,19 +212,21 @@ class JobTable:
         start_us: int,
         adopted: bool,
         facts: JobFacts,
-        notices: Iterable[tuple[int, Notice]],
+        notices: Iterable[tuple[int, Notice, Origin]],
         last_sequence: int,
     ) -> Job:
         """Put a job back that an earlier daemon knew, from how it began and what was accepted
-        about it with the times of receipt. Nothing is posted or counted; the next event will have
-        a number above ``last_sequence``."""
+        about it, with times of receipt and origins.
+
+        Nothing is posted or counted; the next event will have a number above ``last_sequence``.
+        """
         stats, self._stats = self._stats, _NOT_COUNTED
         job = self._new_job(key, start_us, adopted=adopted).job
         job.recovered = True
         job.uid, job.gid, job.user, job.details = facts.uid, facts.gid, facts.user, facts.details
         try:
-            for received_us, notice in notices:
-                self.apply(notice, received_us, key.resource_manager)
+            for received_us, notice, origin in notices:
+                self.apply(notice, received_us, key.resource_manager, origin)
         finally:
             self._stats = stats
             self._sequence = last_sequence
@@ -194,19 +238,7 @@ class JobTable:
         Their origin is ``replay``, or ``recovery`` when the job was recovered, and their sequence
         number that of the last event posted.
         """
-        key, facts, sequence = job.key, job.facts, self._sequence
-        head = (key, job, facts, sequence)
-        origin: Origin = "recovery" if job.recovered else "replay"
-        events: list[JobEvent] = [JobStarted(*head, job.start_us, received_us, origin)]
-        for step in job._steps.values():
-            if step.open:
-                start_us = step.start_us or job.start_us
-                events.append(StepStarted(*head, start_us, received_us, origin, step.facts()))
-        for task in job.task_records:
-            if task.end_us is None:
-                start_us = task.start_us or job.start_us
-                events.append(TaskStarted(*head, start_us, received_us, origin, task.facts()))
-        return events
+        return job.started_events(self._sequence, received_us)
 
     def describe(
         self,
@@ -258,8 +290,6 @@ class JobTable:
         *detail: StepFacts | TaskFacts,
     ) -> None:
         self._sequence = sequence = self._sequence + 1
-        if self._origin != "message":
-            origin = self._origin
         job = change.job
         change.events.append(
             kind(job.key, job, job.facts, sequence, time_us, received_us, origin, *detail)
@@ -269,6 +299,11 @@ class JobTable:
 
     def _new_job(self, key: JobKey, time_us: int, *, adopted: bool) -> Change:
         job = Job(key, time_us, adopted)
+        if key.attempt > 1:
+            job.told_plainly = False
+            earlier = self._earlier(job)
+            if earlier is not None and not is_after(time_us, earlier.exit_told_us):
+                job.exit_told_us = earlier.exit_told_us  # it was this attempt's
         self._all[key] = job
         self._newest[key.resource_manager, key.job_id] = job
         return Change(job, opened=True)
@@ -284,8 +319,8 @@ class JobTable:
         """Job init of a job that is not running: it starts."""
         key = JobKey(resource_manager, notice.job_id, attempt)
         change = self._new_job(key, time_us, adopted=self._origin != "message")
-        self._fill_unknown(change, notice)
-        self._fill_identity(change, notice)
+        fill_unknown(change, notice)
+        fill_identity(change, notice, time_us)
         self._post(change, JobStarted, time_us, received_us, "message")
         return [change]
 
@@ -299,7 +334,7 @@ class JobTable:
     def _begin_adopted_by_step(
         self, change: Change, notice: StepInit, time_us: int, received_us: int
     ) -> list[Change]:
-        step = self._announce(change, notice, time_us)
+        step = announce(change, notice, time_us)
         self._post(change, JobStarted, time_us, received_us, "implied")
         self._post(change, StepStarted, time_us, received_us, "message", step.facts())
         return [change]
@@ -314,9 +349,9 @@ class JobTable:
     def _begin_adopted_by_task(
         self, change: Change, notice: TaskInit, time_us: int, received_us: int
     ) -> list[Change]:
-        self._fill_unknown(change, notice)
+        fill_unknown(change, notice)
         self._post(change, JobStarted, time_us, received_us, "implied")
-        task = self._new_task(change, notice, time_us)
+        task = new_task(change, notice, time_us)
         self._post(change, TaskStarted, time_us, received_us, "message", task.facts())
         return [change]
 
@@ -325,155 +360,66 @@ class JobTable:
         change = self._new_job(self._next_key(old), time_us, adopted=True)
         job = change.job
         job.uid, job.gid, job.user = old.uid, old.gid, old.user
+        job.details = lasting_details(old)
         change.described = True
         return change
+
+    def _attempt_meant(self, job: Job, notice: Notice, time_us: int) -> Job:
+        """The newest attempt, or one before it for a notice that comes late."""
+        earlier = self._earlier(job)
+        while earlier is not None and is_of_earlier(job, earlier, notice, time_us):
+            job, earlier = earlier, self._earlier(earlier)
+        return job
+
+    def _is_newest(self, job: Job) -> bool:
+        return self._newest.get((job.key.resource_manager, job.key.job_id)) is job
+
+    def _earlier(self, job: Job) -> Job | None:
+        """The attempt before, while its set lingers."""
+        key = job.key
+        return self._all.get(JobKey(key.resource_manager, key.job_id, key.attempt - 1))
 
     @staticmethod
     def _next_key(old: Job) -> JobKey:
         return JobKey(old.key.resource_manager, old.key.job_id, old.key.attempt + 1)
 
-    # Filling
-
-    @staticmethod
-    def _fill_unknown(change: Change, notice: JobInit | TaskInit | StepInit) -> None:
-        """Take from the notice what nobody has told yet."""
-        job = change.job
-        if job.uid is None and notice.uid is not None:
-            job.uid = notice.uid
-            change.described = True
-        if job.gid is None and notice.gid is not None:
-            job.gid = notice.gid
-            change.described = True
-        if job.node_count is None and notice.node_count is not None:
-            job.node_count = notice.node_count
-            change.filled = True
-        if job.total_tasks is None and notice.total_tasks is not None:
-            job.total_tasks = notice.total_tasks
-            change.filled = True
-        if job.local_tasks is None and notice.local_tasks is not None:
-            job.local_tasks = notice.local_tasks
-            change.filled = True
-        job.facts_changed()
-
-    @staticmethod
-    def _fill_identity(change: Change, notice: JobInit | StepInit) -> None:
-        """Take names, node and details from the notice where nobody has told them yet."""
-        job = change.job
-        if job.user is None and notice.user is not None:
-            job.user = notice.user
-            change.described = True
-        if job.job_name is None and notice.job_name is not None:
-            job.job_name = notice.job_name
-            change.described = True
-        if notice.details is not None:
-            change.described |= job.add_details(notice.details)
-        job.facts_changed()
-
-    def _announce(self, change: Change, notice: StepInit, time_us: int) -> Step:
-        """Take a step init's facts; the job shows those of the step announced last."""
-        job = change.job
-        if notice.user is not None and notice.user != job.user:
-            job.user = notice.user
-            change.described = True
-        if notice.job_name is not None and notice.job_name != job.job_name:
-            job.job_name = notice.job_name
-            change.described = True
-        if notice.uid is not None and notice.uid != job.uid:
-            job.uid = notice.uid
-            change.described = True
-        if notice.gid is not None and notice.gid != job.gid:
-            job.gid = notice.gid
-            change.described = True
-        step, node = self._step_node(job, notice.step_id, notice.node_id)
-        if notice.node_count is not None:
-            job.node_count = step.node_count = notice.node_count
-        if notice.total_tasks is not None:
-            job.total_tasks = step.total_tasks = notice.total_tasks
-        if notice.local_tasks is not None:
-            job.local_tasks = step.local_tasks = notice.local_tasks
-        if notice.job_tag is not None:
-            job.job_tag = notice.job_tag
-        if notice.details is not None:
-            self._fill_identity(change, notice)
-        job.step_id = notice.step_id
-        job.facts_changed()
-        change.filled = True
-        before = node.expected_tasks
-        node.start_us = time_us
-        node.announced_tasks = notice.local_tasks or 0
-        job.expected_tasks += node.expected_tasks - before
-        step.started = True
-        if step.start_us is None:
-            step.start_us = time_us
-        return step
-
-    @staticmethod
-    def _known_step_node(
-        job: Job, notice: StepInit | StepExit
-    ) -> tuple[Step | None, StepNode | None]:
-        """What is known of the step, and of its part on the notice's node."""
-        step = job._steps.get(notice.step_id)
-        return step, step.nodes.get(notice.node_id) if step is not None else None
-
-    @staticmethod
-    def _step_node(job: Job, step_id: int, node_id: int) -> tuple[Step, StepNode]:
-        step = job._steps.get(step_id)
-        if step is None:
-            step = job._steps[step_id] = Step(step_id)
-        node = step.nodes.get(node_id)
-        if node is None:
-            node = step.nodes[node_id] = StepNode()
-        return step, node
-
-    def _new_task(self, change: Change, notice: TaskInit | TaskExit, start_us: int | None) -> Task:
-        job = change.job
-        task = Task(notice, len(job.task_records))
-        task.start_us = start_us
-        if type(notice) is TaskInit:
-            task.rank = notice.rank
-        job._tasks[notice.step_id, notice.node_id, notice.task_id] = task
-        job.task_records.append(task)
-        _step, node = self._step_node(job, notice.step_id, notice.node_id)
-        node.open_tasks += 1
-        node.known_tasks += 1
-        if node.known_tasks > node.announced_tasks:
-            job.expected_tasks += 1
-        change.tasks.append(task)
-        return task
-
-    @staticmethod
-    def _close_task(job: Job, task: Task, time_us: int, status: int, *, reported: bool) -> None:
-        if task.end_us is None:
-            job._steps[task.step_id].nodes[task.node_id].open_tasks -= 1
-        task.end_us = time_us
-        task.exit_status = status
-        task.reported = reported
-
     # Rules for a running job
 
     def _fill(self, job: Job, notice: JobInit, time_us: int, received_us: int) -> list[Change]:
-        """Job init of a running job, e.g. of its second node. Never a new attempt."""
+        """Job init of a running job, e.g. of its second node; or of a run whose forerunner's end
+        was lost, which only a restart count or a node that starts again can tell."""
+        order = restart_order(job, notice.details)
+        if order == 1 or (order is None and _starts_again(job, notice, time_us)):
+            changes = self._end_attempt(job, time_us, received_us, "implied")
+            return changes + self._open_next(job, notice, time_us, received_us)
+        if order == -1:
+            self._stats.add("late")
+            return []
         self._stats.add("repeated_init")
-        change = Change(job)
-        self._fill_unknown(change, notice)
-        self._fill_identity(change, notice)
-        return [change] if change.described or change.filled else []
+        return complete(job, notice, time_us)
 
     def _add_step(self, job: Job, notice: StepInit, time_us: int, received_us: int) -> list[Change]:
         """A new step, a further node of a known one, a repetition, or a run that we missed."""
-        step, node = self._known_step_node(job, notice)
-        if node is not None and node.start_us is not None:
-            if time_us > node.start_us and node.all_ended:
-                changes = self._end_attempt(job, time_us, received_us, "implied")
-                change = self._next_change(job, time_us)
-                return changes + self._begin_adopted_by_step(change, notice, time_us, received_us)
+        step, part = known_part(job, notice)
+        order = None
+        if notice.details is not None or notice.node is not None:
+            order = restart_order(job, notice.details)
+            if order == -1:
+                self._stats.add("late")
+                return []
+        again = order is None and part is not None and is_next_step(part, time_us)
+        if again or order == 1 or (order is None and _starts_again(job, notice, time_us)):
+            changes = self._end_attempt(job, time_us, received_us, "implied")
+            change = self._next_change(job, time_us)
+            return changes + self._begin_adopted_by_step(change, notice, time_us, received_us)
+        if part is not None and part.start_us is not None:
             self._stats.add("repeated_step")
-            return []
-        if node is None and not self._has_room(job, notice):
+            return complete(job, notice, time_us)
+        if part is None and not self._has_room(job, notice):
             return []
         change = Change(job)
         first = step is None or not step.started
-        step = self._announce(change, notice, time_us)
+        step = announce(change, notice, time_us)
         if first:
             self._post(change, StepStarted, time_us, received_us, "message", step.facts())
         return [change]
@@ -486,8 +432,8 @@ class JobTable:
                 return []
             change = Change(job)
             if job.uid is None or job.gid is None or job.local_tasks is None:
-                self._fill_unknown(change, notice)
-            task = self._new_task(change, notice, time_us)
+                fill_unknown(change, notice)
+            task = new_task(change, notice, time_us)
             self._post(change, TaskStarted, time_us, received_us, "message", task.facts())
             return [change]
         if task.is_other_run(notice, time_us):
@@ -495,20 +441,7 @@ class JobTable:
             change = self._next_change(job, time_us)
             return changes + self._begin_adopted_by_task(change, notice, time_us, received_us)
         self._stats.add("repeated_task")
-        return self._fill_task_start(job, task, notice, time_us)
-
-    @staticmethod
-    def _fill_task_start(job: Job, task: Task, notice: TaskInit, time_us: int) -> list[Change]:
-        """Complete a record that its exit made. Its start and end events stand as posted."""
-        if task.start_us is not None:
-            return []
-        task.start_us = time_us
-        task.rank = notice.rank
-        if task.pid is None:
-            task.pid = notice.pid
-        change = Change(job)
-        change.tasks.append(task)
-        return [change]
+        return complete_task(job, task, notice, time_us)
 
     def _end_task(self, job: Job, notice: TaskExit, time_us: int, received_us: int) -> list[Change]:
         """A task's end; that of a task whose start we missed; or one of an earlier attempt."""
@@ -518,55 +451,82 @@ class JobTable:
             self._stats.add("repeated_task_exit")
             return []
         if task is None or (notice.pid is not None and notice.pid != task.pid):
-            earlier = self._all.get(
-                JobKey(job.key.resource_manager, job.key.job_id, job.key.attempt - 1)
-            )
+            earlier = self._earlier(job)
             if earlier is not None:
                 old = earlier._tasks.get(key)
                 if old is not None and old.pid is not None and old.pid == notice.pid:
                     return self._fill_late_exit(earlier, notice, time_us, received_us)
+            if task is not None and task.start_us is not None and is_after(task.start_us, time_us):
+                self._stats.add("late")
+                return []
         if task is None and not self._has_room(job, notice):
             return []
         change = Change(job)
         if task is None:
-            task = self._new_task(change, notice, None)
+            task = new_task(change, notice, None)
             self._post(change, TaskStarted, time_us, received_us, "implied", task.facts())
         else:
             change.tasks.append(task)
-        self._close_task(job, task, time_us, notice.exit_status, reported=True)
+        close_task(job, task, time_us, notice.exit_status, reported=True)
         self._post(change, TaskEnded, time_us, received_us, "message", task.facts())
         return [change]
 
     def _end_step(self, job: Job, notice: StepExit, time_us: int, received_us: int) -> list[Change]:
         """A node's part of a step is over; the step, when it was the last known node."""
-        step, node = self._known_step_node(job, notice)
-        if step is None or node is None:
+        step, part = known_part(job, notice)
+        if step is None or part is None:
             self._stats.add("step_exit_of_unknown_step")
             return []
-        if node.ended:
+        if part.ended:
             self._stats.add("repeated_step_exit")
             return []
-        node.ended = True
-        if not step.open or not all(each.ended for each in step.nodes.values()):
+        if part.start_us is not None and is_after(part.start_us, time_us):
+            self._stats.add("late")
             return []
-        step.end_us = time_us
+        part.ended = True
+        if part.end_us is None or part.end_us < time_us:
+            part.end_us = time_us
         change = Change(job)
+        if not step.open or not all(each.ended for each in step.nodes.values()):
+            return [change]
+        step.end_us = time_us
         self._post(change, StepEnded, time_us, received_us, "message", step.facts())
         return [change]
 
     def _end_job(self, job: Job, notice: JobExit, time_us: int, received_us: int) -> list[Change]:
-        """The first job exit: the C notifier does not say of which node, so it is the job's."""
+        """The end of the last node that started the job; the first end, if no notice named any."""
+        nodes = job.nodes
+        if nodes is None:
+            if notice.node is not None and not job.adopted and is_after(job.start_us, time_us):
+                self._stats.add("late")
+                return []
+        elif notice.node is not None:
+            counter = nodes.end(notice.node, time_us)
+            if counter:
+                self._stats.add(counter)
+                return [Change(job)]
+            if not nodes.all_ended:
+                job.take_exit_status(notice.exit_status)
+                return [Change(job)]
+            time_us = nodes.end_us
+        elif self._origin == "message":
+            self._stats.add("exit_without_node")
+            job.exit_told_us = time_us
+            job.told_plainly = False
+            return [Change(job)]
         if notice.exit_status is not None:
-            job.exit_status = notice.exit_status
+            job.take_exit_status(notice.exit_status)
         return self._end_attempt(job, time_us, received_us, "message")
 
     def _end_attempt(
         self, job: Job, time_us: int, received_us: int, origin: Origin
     ) -> list[Change]:
         change = Change(job)
+        # An implied end is only the time at which it was noticed.
+        job.over_us = job.last_sign_us() if origin == "implied" else time_us
         for task in job.task_records:
             if task.end_us is None:
-                self._close_task(job, task, time_us, UNREPORTED_STATUS, reported=False)
+                close_task(job, task, time_us, UNREPORTED_STATUS, reported=False)
                 change.tasks.append(task)
                 self._post(change, TaskEnded, time_us, received_us, "implied", task.facts())
         for step in job._steps.values():
@@ -585,10 +545,15 @@ class JobTable:
     def _next_attempt(
         self, job: Job, notice: JobInit, time_us: int, received_us: int
     ) -> list[Change]:
-        """The job was requeued; but the very init that began this attempt is only repeated."""
-        if not job.adopted and time_us == job.start_us:
-            self._stats.add("late")
-            return []
+        """The job was requeued; or an init of this attempt is repeated, or comes late."""
+        order = restart_order(job, notice.details)
+        is_next = order == 1 or (order is None and is_next_init(job, time_us))
+        if is_next and self._is_newest(job):
+            return self._open_next(job, notice, time_us, received_us)
+        self._stats.add("late")
+        return complete(job, notice, time_us) if order != -1 else []
+
+    def _open_next(self, job: Job, notice: JobInit, time_us: int, received_us: int) -> list[Change]:
         key = self._next_key(job)
         return self._open(key.resource_manager, notice, time_us, received_us, key.attempt)
 
@@ -596,21 +561,17 @@ class JobTable:
         self, job: Job, notice: StepInit, time_us: int, received_us: int
     ) -> list[Change]:
         """A requeued job whose init is missing, or a notice that comes late."""
-        _step, node = self._known_step_node(job, notice)
-        repeated = node is not None and node.start_us == time_us
-        if not repeated and time_us >= (job.end_us or 0):
+        order = restart_order(job, notice.details)
+        if order is None:
+            _step, part = known_part(job, notice)
+            repeated = part is not None and part.start_us == time_us
+            if not repeated and is_not_before(time_us, job.over_us):
+                order = 1
+        if order == 1 and self._is_newest(job):
             change = self._next_change(job, time_us)
             return self._begin_adopted_by_step(change, notice, time_us, received_us)
         self._stats.add("late")
-        change = Change(job)
-        self._fill_unknown(change, notice)
-        for name in ("user", "job_name"):
-            value = getattr(notice, name)
-            if value is not None and getattr(job, name) is None:
-                setattr(job, name, value)
-                job.facts_changed()
-                change.described = True
-        return [change] if change.described or change.filled else []
+        return complete(job, notice, time_us) if order != -1 else []
 
     def _task_after_end(
         self, job: Job, notice: TaskInit, time_us: int, received_us: int
@@ -618,17 +579,17 @@ class JobTable:
         """A requeued job whose init is missing, or a notice that comes late."""
         task = job._tasks.get((notice.step_id, notice.node_id, notice.task_id))
         repeated = task is not None and (notice.pid is None or notice.pid == task.pid)
-        if not repeated and time_us >= (job.end_us or 0):
+        if not repeated and is_not_before(time_us, job.over_us) and self._is_newest(job):
             change = self._next_change(job, time_us)
             return self._begin_adopted_by_task(change, notice, time_us, received_us)
         self._stats.add("late")
         if task is not None:
-            return self._fill_task_start(job, task, notice, time_us) if repeated else []
+            return complete_task(job, task, notice, time_us) if repeated else []
         if not self._has_room(job, notice):
             return []
         change = Change(job)
-        task = self._new_task(change, notice, time_us)
-        self._close_task(job, task, job.end_us or time_us, UNREPORTED_STATUS, reported=False)
+        task = new_task(change, notice, time_us)
+        close_task(job, task, job.end_us or time_us, UNREPORTED_STATUS, reported=False)
         return [change]
 
     def _fill_late_exit(
@@ -639,7 +600,7 @@ class JobTable:
         task = job._tasks.get((notice.step_id, notice.node_id, notice.task_id))
         if task is None or task.reported:
             return []
-        self._close_task(job, task, time_us, notice.exit_status, reported=True)
+        close_task(job, task, time_us, notice.exit_status, reported=True)
         change = Change(job)
         change.tasks.append(task)
         return [change]
@@ -661,5 +622,21 @@ class JobTable:
     def _count_repeated_exit(
         self, job: Job, notice: JobExit, time_us: int, received_us: int
     ) -> list[Change]:
+        """Which may still know the job's status, and its end better."""
         self._stats.add("repeated_exit")
-        return []
+        if job.nodes is not None:
+            if notice.node is None:
+                job.exit_told_us = time_us
+            elif not job.nodes.end(notice.node, time_us):
+                job.over_us = exact_time(job.over_us, max(job.over_us, time_us))
+        change = Change(job)
+        if job.exit_status is None and notice.exit_status is not None:
+            job.take_exit_status(notice.exit_status)
+            change.filled = True
+        return [change] if change.filled or job.nodes is not None else []
+
+
+def _starts_again(job: Job, notice: JobInit | StepInit, time_us: int) -> bool:
+    """Whether the notice's node has ended the job before it starts it here."""
+    nodes = job.nodes
+    return nodes is not None and notice.node is not None and nodes.is_restart(notice.node, time_us)

@@ -189,7 +189,7 @@ class LinkSite:
         word = _word(reason)
         self._stats.add(f"not_opened.{word}")
         level = LogLevel.info if reason == SILENT else LogLevel.warn
-        if word.startswith("authentication"):
+        if word.startswith(("authentication", "tls")) or word in ("no tls", "speaks tls"):
             # Somebody has to do something about it. C's plugins make it an error, too.
             level = LogLevel.error
         self._limited.emit(

@@ -82,7 +82,8 @@ class MessageHub:
 
     Starts disabled, like ``ldmsd``. ``now`` gives monotonic seconds, for log limits only;
     ``wall_clock_us`` is what the rates of subscriptions go by. ``own_uid`` is whom this process
-    runs as; by default its effective uid when a subscription is made.
+    runs as, by default its effective uid when a receiver subscribes: a daemon that root started may
+    have become another user by then.
     """
 
     log = Logger(namespace="ldmsd")
@@ -156,7 +157,6 @@ class MessageHub:
         taken = self._locals.get(channel)
         if taken is not None:
             raise ChannelTaken(f"{taken.owner} already receives channel {channel!r}")
-        # Not known before: a daemon may start as root and go on as a user.
         own_uid = os.geteuid() if self._own_uid is None else self._own_uid
         trusted = trusted_publishers(own_uid, publishers)
         subscription = _LocalSubscription(self, channel, receiver, owner, trusted)

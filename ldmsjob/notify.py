@@ -3,8 +3,8 @@
 For sites that load no SPANK plugin. Job start and end only; steps and tasks are not seen from
 there. ``ldmsjob notify`` calls this file; ``python3 -IS …/ldmsjob/notify.py`` runs it alone, in a
 part of the time: so it imports little, and nothing of the package. The lines, and the rules for
-waiting and for the files next to the socket, are those of the SPANK plugin: docs/slurm.md, Prolog
-and Epilog scripts.
+waiting and for the files next to the socket, are those of the SPANK plugin. See
+docs/slurm.md, Prolog and Epilog scripts.
 """
 
 from __future__ import annotations
@@ -297,16 +297,37 @@ def _is(file: int, name: str) -> bool:
 
 
 def _open(name: str) -> int:
-    """Open a file next to the socket to append to it. Nothing but a plain file, and never waits."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    """Open a file next to the socket to append to it. Never waits.
+
+    Only a plain file of one name: another may be a file of somebody else.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        file = os.open(name, flags, 0o600)
+        file = os.open(name, flags)
     except FileNotFoundError:
-        os.mkdir(os.path.dirname(name), 0o700)
-        file = os.open(name, flags, 0o600)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+        file = _make(name, flags)
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(file)
         raise OSError(errno.EINVAL, "not a plain file")
+    return file
+
+
+def _make(name: str, flags: int) -> int:
+    """Make the file, and its directory if need be, for the user whose directory it is.
+
+    A file that has come into being meanwhile is as good.
+    """
+    directory = os.path.dirname(name)
+    if not os.path.isdir(directory):
+        os.mkdir(directory, 0o700)
+    try:
+        file = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(name, flags)
+    owner = os.stat(directory)
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.fchown(file, owner.st_uid, owner.st_gid)
     return file
 
 

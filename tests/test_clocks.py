@@ -162,10 +162,9 @@ class DaemonTests(SynchronousTestCase):
         )
         journal.open()
         self.addCleanup(journal.close)
-        (job,) = self.daemon.jobs._table.jobs()
         for notice in (JobInit("9", 1), JobExit("9", 2)):
             changes = self.daemon.jobs._table.apply(notice, self.daemon.now_us(), "slurm")
-            journal.append(notice, self.daemon.now_us(), changes, job, 1, "jm")
+            journal.append(notice, self.daemon.now_us(), "message", changes, 1, "jm")
         self.daemon.set_clock(-HOUR)
         self.daemon.advance(60)
         self.assertEqual(service.get("pruned"), 2)

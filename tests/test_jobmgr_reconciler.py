@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -20,7 +21,7 @@ from ldmsjob.jobmgr.reconciler import (
 )
 from ldmsjob.jobmgr.slurm import SlurmJobManager
 from ldmsjob.jobmgr.slurm_node import NodeView, StepProcess, TaskProcess
-from ldmsjob.jobmgr.slurm_query import Answer, SlurmJob
+from ldmsjob.jobmgr.slurm_query import MAX_ASKED_JOBS, Answer, SlurmJob
 from ldmsjob.notices import JobExit, JobInit, StepInit, TaskInit
 from ldmsjob.testing import START_SECONDS, FakeJobManagerContext
 
@@ -36,6 +37,14 @@ class FakeQuery:
         self.stopped = 0
         self.answer: Answer | None = {}
         self.waiting: Deferred[Answer | None] | None = None
+        self.elsewhere: Answer | None = {}
+        self.asked_jobs: list[list[str]] = []
+        self.waiting_jobs: Deferred[Answer | None] | None = None
+
+    def ask_jobs(self, job_ids: Sequence[str]) -> Deferred[Answer | None]:
+        """What it says of jobs by their ids."""
+        self.asked_jobs.append(list(job_ids))
+        return self.waiting_jobs or succeed(self.elsewhere)
 
     def ask(self) -> Deferred[Answer | None]:
         """Answer at once, or when ``waiting`` fires."""
@@ -45,8 +54,9 @@ class FakeQuery:
     def stop(self) -> None:
         """A query under way has no answer."""
         self.stopped += 1
-        if self.waiting is not None:
-            self.waiting.callback(None)
+        for waiting in (self.waiting, self.waiting_jobs):
+            if waiting is not None and not waiting.called:
+                waiting.callback(None)
 
 
 class Rounds(SynchronousTestCase):
@@ -125,6 +135,37 @@ class Rounds(SynchronousTestCase):
         self.assertEqual(ended.origin, "reconciliation")
         self.assertEqual([when for when, _pids in self.looks], [1.5, 61.5, 61.5 + SOON_SECONDS])
         self.assertEqual(self.context.stats.get("ended_jobs"), 1)
+
+    def test_jobs_of_other_nodes(self) -> None:
+        """What is not among our nodes' jobs is asked for by its id, and lives as long as Slurm says
+        so, or does not say."""
+        for job_id in ("7", "8"):
+            self.daemon.apply(JobInit(job_id))
+        self.query.elsewhere = {
+            job_id: SlurmJob(job_id, "RUNNING", 1000) for job_id in ("7", "8", "9")
+        }
+        self.pass_time(2)
+        self.assertEqual(self.query.asked_jobs, [["7", "8"]])
+        self.pass_time(200)
+        self.query.elsewhere = None
+        self.pass_time(2000)
+        self.assertEqual(self.context.notices, [])
+        self.query.elsewhere = {"7": SlurmJob("7", "RUNNING", 1000)}
+        self.pass_time(700)
+        (ended,) = self.recorder.of(JobEnded)
+        self.assertEqual(ended.facts.job_id, "slurm_8")
+
+    def test_many_jobs_of_other_nodes(self) -> None:
+        """Are asked for in turns."""
+        for number in range(MAX_ASKED_JOBS + 1):
+            self.daemon.apply(JobInit(f"1{number}"))
+        self.query.elsewhere = {
+            f"1{number}": SlurmJob(f"1{number}", "RUNNING", 1) for number in range(MAX_ASKED_JOBS)
+        }
+        self.pass_time(2)
+        self.assertEqual([len(job_ids) for job_ids in self.query.asked_jobs], [MAX_ASKED_JOBS])
+        self.pass_time(60)
+        self.assertEqual(self.query.asked_jobs[1][0], f"1{MAX_ASKED_JOBS}")
 
     def test_slurm_down_at_the_start(self) -> None:
         """It is asked for what the node does not show until it answers once."""
@@ -223,6 +264,15 @@ class Rounds(SynchronousTestCase):
         """It is killed; nothing is applied."""
         self.runs()
         self.query.waiting = Deferred()
+        self.pass_time(2)
+        self.assertIsNone(self.successResultOf(self.reconciler.stop()))
+        self.assertEqual((self.query.stopped, self.context.notices), (1, []))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_while_jobs_are_asked_for(self) -> None:
+        """The same."""
+        self.daemon.apply(JobInit("7"))
+        self.query.waiting_jobs = Deferred()
         self.pass_time(2)
         self.assertIsNone(self.successResultOf(self.reconciler.stop()))
         self.assertEqual((self.query.stopped, self.context.notices), (1, []))

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from ldmsjob.errors import Busy, ChannelTaken
+from ldmsjob.facts import JobDetails
 from ldmsjob.interfaces import IChannelJobManager
 from ldmsjob.jobmgr.slurm import SlurmJobManager
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
@@ -199,6 +200,83 @@ class DecodeTests(SlurmCase):
             self.assertEqual(self.send("task_init_priv", TASK | {"step_id": step_id}), [])
         self.assertEqual(self.context.stats.get("special_step"), 8)
         self.assertEqual(len(self.send("step_init", STEP | {"step_id": 0xFFFFFFEF})), 1)
+
+
+class OurNotifierTests(SlurmCase):
+    """What our own notifier says besides."""
+
+    def tell(self, event: str, data: Any, **more: Any) -> list[Notice]:
+        """Send a line as the intake delivers it."""
+        notifier = {"boot": "b", "pid": 4, "start": 5, "seq": 1}
+        line = {"notifier": notifier, "schema": "s", "event": event, "timestamp": TIME}
+        line |= {"timestamp_ns": TIME * 10**9 + 123_456_789, "context": "n(c),6,0"}
+        return self.send_text(json.dumps(line | more | {"data": data}) + "\0")
+
+    exact_us = TIME_US + 123_456
+
+    def test_init(self) -> None:
+        """The exact time, names, the node and what places the job."""
+        data = INIT | {"job_user": "ann", "job_name": "run", "node": "n1", "restart_count": 0}
+        data |= {"partition": "main", "account": "chem", "array_job_id": 5, "array_task_id": 0}
+        data |= {"het_job_id": 6, "het_job_offset": 0}
+        details = JobDetails(5, 0, 6, 0, 0, "main", "chem")
+        expected = JobInit(
+            *("6", self.exact_us, 1000, 100),
+            user="ann",
+            job_name="run",
+            node="n1",
+            details=details,
+        )
+        self.assertEqual(self.tell("init", data), [expected])
+
+    def test_step_init(self) -> None:
+        """The node, and of the details those that are known."""
+        data = STEP | {"node": "n1", "restart_count": 3}
+        (notice,) = self.tell("step_init", data)
+        assert isinstance(notice, StepInit)
+        self.assertEqual((notice.time_us, notice.node), (self.exact_us, "n1"))
+        self.assertEqual(notice.details, JobDetails(restart_count=3))
+
+    def test_others_have_exact_times(self) -> None:
+        """Tasks and ends."""
+        self.tell("init", INIT)
+        for event, data in (("task_init_priv", TASK), ("task_exit", TASK_EXIT)):
+            self.assertEqual(self.tell(event, data)[0].time_us, self.exact_us)
+        self.assertEqual(
+            self.tell("step_exit", {"job_id": 6, "step_id": 2, "nodeid": 1}),
+            [StepExit("6", 2, 1, self.exact_us)],
+        )
+
+    def test_exit(self) -> None:
+        """The node and the job's status, which is signed."""
+        for status, expected in ((256, 256), (0, 0), (2**32 - 1, -1)):
+            data = {"job_id": 6, "node": "n1", "job_exit_status": status}
+            self.assertEqual(self.tell("exit", data), [JobExit("6", self.exact_us, "n1", expected)])
+
+    def test_no_values(self) -> None:
+        """Empty text, Slurm's numbers for none, and arrays of id 0 are not known."""
+        for none in (0xFFFF_FFFE, 0xFFFF_FFFF, -2, None):
+            data = INIT | {"node": "", "partition": "", "array_job_id": 0, "restart_count": none}
+            data |= {"array_task_id": none, "het_job_id": 0, "het_job_offset": none}
+            (notice,) = self.tell("init", data)
+            assert isinstance(notice, JobInit)
+            self.assertEqual((notice.node, notice.details), (None, None), none)
+
+    def test_exact_time_may_be_missing(self) -> None:
+        """Then the whole second counts, or the time of receipt."""
+        self.assertEqual(self.tell("init", INIT, timestamp_ns=None)[0].time_us, TIME_US)
+        self.assertEqual(self.tell("init", INIT, timestamp_ns=0)[0].time_us, TIME_US)
+        (notice,) = self.tell("init", INIT, timestamp_ns=None, timestamp=None)
+        self.assertIsNone(notice.time_us)
+
+    def test_bounds(self) -> None:
+        """Of times, names of nodes and numbers."""
+        message = {"event": "init", "data": INIT}
+        for data in ({"node": "n" * 256}, {"restart_count": 2**32}, {"array_job_id": 2**40}):
+            self.assert_rejected("range", json.dumps(message | {"data": INIT | data}))
+        for nanoseconds in (-1, 2**32 * 10**9):
+            self.assert_rejected("range", json.dumps(message | {"timestamp_ns": nanoseconds}))
+        self.assert_rejected("type", json.dumps(message | {"data": INIT | {"node": 1}}))
 
 
 class RejectTests(SlurmCase):

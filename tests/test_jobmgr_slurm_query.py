@@ -155,7 +155,7 @@ class Parsing(SynchronousTestCase):
 
     def test_nodes_are_passed_on(self) -> None:
         """As one argument, just as the user wrote them."""
-        self.assertIn("--nodelist=n[1-4]", arguments("n[1-4]", SEPARATOR))
+        self.assertIn("--nodelist=n[1-4]", arguments("--nodelist=n[1-4]", SEPARATOR))
 
 
 class FakeTransport:
@@ -326,6 +326,19 @@ class Asking(SynchronousTestCase):
         self.assertEqual(list(answer), ["3", "7"])
         self.assertEqual(self.runs[0][0], str(self.command))
         self.assertEqual(self.stats.values, {"slurm_queries": 1})
+
+    def test_jobs_by_id(self) -> None:
+        """Wherever they run. A single one is named twice: squeue fails when it does not know it."""
+        for job_ids, option in ((["3"], "--jobs=3,3"), (["3", "7"], "--jobs=3,7")):
+            asking = self.query.ask_jobs(job_ids)
+            self.assertIsNone(self.successResultOf(self.ask()))
+            self.answer(PLAIN)
+            self.assertEqual(list(self.successResultOf(asking) or ()), ["3"])
+            arguments = self.runs[-1][1]
+            self.assertIn(option, arguments)
+            self.assertEqual([each for each in arguments if "node" in each], [])
+        self.ask()
+        self.assertIn("--nodelist=n[1-2]", self.runs[-1][1])
 
     def test_one_at_a_time(self) -> None:
         """Another meanwhile has no answer and starts nothing."""

@@ -11,13 +11,17 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.facts import JobDetails
+from ldmsjob.jobmgr.slurm_memory import (
+    CONFIRM_SECONDS,
+    LONGEST_ENDING_SECONDS,
+    LONGEST_VOUCH_SECONDS,
+    YOUNG_US,
+    Belief,
+)
 from ldmsjob.jobmgr.slurm_node import NodeView, StepCgroup, StepProcess, TaskProcess
 from ldmsjob.jobmgr.slurm_query import Answer, SlurmJob
 from ldmsjob.jobmgr.slurm_reconcile import (
-    LONGEST_VOUCH_SECONDS,
     SETTLE_SECONDS,
-    YOUNG_US,
-    Belief,
     Finding,
     Judge,
     Verdict,
@@ -28,6 +32,7 @@ from ldmsjob.stats import Stats
 
 START_US = 1_800_000_000_000_000
 ROUND = 60.0
+EMPTY: Answer = {}
 
 
 def process(
@@ -97,21 +102,33 @@ class Node:
         ]
 
     def look(
-        self, seen: NodeView, says: Answer | None = None, *, apply: bool = True, **options: Any
+        self,
+        seen: NodeView,
+        says: Answer | None = None,
+        *,
+        elsewhere: Answer | None = EMPTY,
+        **options: Any,
     ) -> Verdict:
-        """One look; its findings are applied."""
+        """One look; its findings are applied. Slurm also knows the jobs ``elsewhere``; with None
+        it does not say."""
+        by_id = {}
+        if says is not None and elsewhere is not None:
+            unlisted = self.judge.unlisted(self.beliefs(), seen, says, self.now)
+            by_id = {job_id: elsewhere.get(job_id) for job_id in unlisted}
         verdict = self.judge.decide(
-            self.beliefs(), seen, says, now=self.now, now_us=self.us, **options
+            self.beliefs(), seen, says, by_id=by_id, now=self.now, now_us=self.us, **options
         )
-        for finding in verdict.findings if apply else ():
+        for finding in verdict.findings:
             self.table.apply(finding.notice, self.us, "slurm", "reconciliation")
         return verdict
 
-    def rounds(self, count: int, seen: NodeView, says: Answer | None = None) -> list[Finding]:
+    def rounds(
+        self, count: int, seen: NodeView, says: Answer | None = None, **options: Any
+    ) -> list[Finding]:
         """Several looks at the same, a round apart."""
         found: list[Finding] = []
         for _ in range(count):
-            found += self.look(seen, says).findings
+            found += self.look(seen, says, **options).findings
             self.pass_time(ROUND)
         return found
 
@@ -205,6 +222,12 @@ class Ending(SynchronousTestCase):
         self.assertEqual(gaps[-1], LONGEST_VOUCH_SECONDS)
         self.assertEqual(gaps, sorted(gaps))
 
+    def test_long_completing(self) -> None:
+        """A job of a node that died is asked for more often: its end will not be told."""
+        self.node.rounds(20, view(), answer(job(state="COMPLETING")))
+        self.node.pass_time(LONGEST_ENDING_SECONDS - ROUND)
+        self.assertTrue(self.node.judge.is_in_doubt(self.node.beliefs(), view(), self.node.now))
+
     def test_trace_against_slurm(self) -> None:
         """A job with processes here is not over, whatever Slurm says."""
         for seen in (view(process()), view(cgroups=frozenset({StepCgroup("7", "batch")}))):
@@ -218,10 +241,45 @@ class Ending(SynchronousTestCase):
         self.assertTrue(self.node.rounds(2, view(), answer(job("1", uid=501))))
 
     def test_job_of_other_nodes(self) -> None:
-        """Slurm was not asked for all of its nodes."""
-        self.node.tell(JobInit("9", time_us=START_US, node="n9"))
-        self.node.rounds(4, view(), answer())
-        self.assertEqual(self.node.running, ["9"])
+        """That it is not among the jobs of our nodes says nothing: what counts is what Slurm says
+        of that very job."""
+        for node in (None, "n1", "n9"):
+            self.setUp()
+            self.node.tell(JobInit("9", time_us=START_US, node=node))
+            runs = answer(job("7"), job("9"))
+            self.assertEqual(self.node.rounds(4, view(), answer(), elsewhere=runs), [])
+            self.assertEqual(self.node.rounds(4, view(), answer(), elsewhere=None), [])
+            over = answer(job("7"), job("9", "COMPLETED", exit_status=256))
+            findings = self.node.rounds(12, view(), answer(), elsewhere=over)
+            self.assertEqual([one.notice.job_id for one in findings], ["9"])
+            self.assertEqual(findings[0].notice.exit_status, 256)
+
+    def test_who_is_asked_for(self) -> None:
+        """Jobs of which neither node nor Slurm shows anything, and not those that Slurm has just
+        vouched for."""
+        self.node.tell(*(JobInit(job_id, time_us=START_US) for job_id in ("8", "9", "10")))
+        self.node.tell(JobInit("6", time_us=START_US), JobExit("6"))
+
+        def unlisted() -> list[str]:
+            beliefs = self.node.beliefs()
+            return self.node.judge.unlisted(beliefs, view(batch()), says, self.node.now)
+
+        says = answer(job("8"))
+        self.assertEqual(unlisted(), ["9", "10"])
+        self.node.look(view(batch()), says, elsewhere=answer(job("9"), job("10", "COMPLETING")))
+        self.assertEqual(unlisted(), [])
+        self.node.pass_time(ROUND)
+        self.assertEqual(unlisted(), ["9", "10"])
+
+    def test_requeued_to_other_nodes(self) -> None:
+        """The run that was here is over."""
+        self.node = Node()
+        self.node.tell(JobInit("7", time_us=START_US, details=JobDetails(restart_count=0)))
+        again_us = self.node.us - 30_000_000
+        runs = answer(job(start_us=again_us, details=JobDetails(restart_count=1)))
+        findings = self.node.rounds(3, view(), answer(), elsewhere=runs)
+        self.assertEqual(kinds(findings), ["JobExit"])
+        self.assertEqual(findings[0].notice.time_us, again_us)
 
     def test_batch_step_left_and_slurm_is_down(self) -> None:
         """A batch job lives no longer than its batch step."""
@@ -234,15 +292,37 @@ class Ending(SynchronousTestCase):
         self.node.look(view(process()))
         self.assertEqual(self.node.rounds(50, view()), [])
 
-    def test_stale(self) -> None:
-        """In the end a job without any trace is given up, when the node does show others'."""
+    def find_stale(self, init: JobInit, *looks: NodeView, **options: Any) -> list[str]:
+        """What an hour's rounds without Slurm's word find of job 7, and what the one after it; the
+        node shows others' jobs, after those looks."""
         other = view(batch("8"))
-        self.node = Node(stale=3600.0)
-        self.node.tell(JobInit("7", time_us=START_US))
-        findings = [one for one in self.node.rounds(60, other) if one.notice.job_id == "7"]
-        self.assertEqual(findings, [])
-        findings = [one for one in self.node.rounds(2, other) if one.notice.job_id == "7"]
-        self.assertEqual(kinds(findings), ["JobExit"])
+        self.node = Node(stale=3600.0, **options)
+        self.node.tell(init)
+        for seen in looks:
+            self.node.rounds(1, seen)
+        findings = self.node.rounds(60, other)
+        self.assertEqual([one for one in findings if one.notice.job_id == "7"], [])
+        findings = self.node.rounds(2, other)
+        return kinds(one for one in findings if one.notice.job_id == "7")
+
+    def test_stale(self) -> None:
+        """In the end a job without any trace is given up, when it was here, or must have been, and
+        the node does show others'."""
+        init = JobInit("7", time_us=START_US)
+        self.assertEqual(self.find_stale(init, view(process())), ["JobExit"])
+        groups = frozenset({StepCgroup("7", "0")})
+        self.assertEqual(self.find_stale(init, view(cgroups=groups)), ["JobExit"])
+        self.assertEqual(self.find_stale(JobInit("7", time_us=START_US, node="n1")), ["JobExit"])
+        self.assertEqual(self.find_stale(init, shared=True), ["JobExit"])
+
+    def test_not_stale_elsewhere(self) -> None:
+        """A job that may run on another node is not."""
+        self.assertEqual(self.find_stale(JobInit("7", time_us=START_US)), [])
+        several = {"asked_nodes": frozenset({"n1", "n2"}), "shared": True}
+        for node in (None, "n2"):
+            init = JobInit("7", time_us=START_US, node=node)
+            self.assertEqual(self.find_stale(init, **several), [])
+        self.assertEqual(self.find_stale(JobInit("7", time_us=START_US, node="n9")), [])
 
     def test_stale_where_nothing_shows(self) -> None:
         """A node that never shows anything of Slurm's is not looked at rightly."""
@@ -307,6 +387,30 @@ class Steps(SynchronousTestCase):
         self.assertEqual(kinds(findings), ["TaskExit", "StepExit"])
         self.assertEqual(findings[0].notice.exit_status, -1)
         self.assertEqual(self.node.running, ["7"])
+
+    def test_never_here(self) -> None:
+        """A step that this node has not shown may run on another one; unless its notifier says that
+        the job is here."""
+        self.assertEqual(self.node.rounds(6, view(batch())), [])
+        self.node.tell(StepInit("7", 0, 0, time_us=START_US, node="n1"))
+        self.assertEqual(kinds(self.node.rounds(2, view(batch()))), ["TaskExit", "StepExit"])
+
+    def test_two_looks_at_once_are_one(self) -> None:
+        """Its own message may be under way."""
+        self.node.look(view(batch(), process()))
+        for _ in range(3):
+            self.assertEqual(list(self.node.look(view(batch())).findings), [])
+            self.node.pass_time(1)
+        self.node.pass_time(CONFIRM_SECONDS)
+        self.assertEqual(kinds(self.node.look(view(batch())).findings), ["TaskExit", "StepExit"])
+
+    def test_left_right_after_it_was_adopted(self) -> None:
+        """That it was seen here once is enough, where steps may run on other nodes."""
+        self.node = Node(shared=True)
+        self.node.look(view(batch(), process()), answer(job()), gap=True)
+        self.node.pass_time(ROUND)
+        findings = self.node.rounds(3, view(batch()), answer(job()))
+        self.assertEqual(kinds(findings), ["TaskExit", "StepExit"])
 
     def test_cgroup_of_a_step(self) -> None:
         """A process in its cgroup keeps it."""

@@ -15,14 +15,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob import jobsets
 from ldmsjob.errors import ConfigError
-from ldmsjob.facts import JobKey
+from ldmsjob.facts import JobDetails, JobKey
 from ldmsjob.jobs import Job
+from ldmsjob.jobschema import job_set_schema
 from ldmsjob.jobsets import (
     JOB_SET_ATTRIBUTES,
     MAX_ANNOUNCED_TASKS,
     JobSetPolicy,
     JobSets,
-    job_set_schema,
 )
 from ldmsjob.jobtable import JobTable
 from ldmsjob.limitedlog import LimitedLog
@@ -106,6 +106,22 @@ class SchemaTests(JobSetsCase):
         digest = "e5a8b601033277517da4ff71ba3323019873a976a1c9331db5a6b0e1d0f373a3"
         for budget in (512, 4096, 1_000_000):
             self.assertEqual(job_set_schema(budget).digest.hex(), digest)
+
+    def test_detailed_schema(self) -> None:
+        """Begins with C's metrics; what follows makes it another schema of another name."""
+        plain, detailed = job_set_schema(), job_set_schema(details=True)
+        self.assertEqual((plain.name, detailed.name), ("jobmgr_slurm", "jobmgr_slurm_details"))
+        self.assertNotEqual(plain.digest, detailed.digest)
+        begin = [(m.name, m.type, m.count, m.is_meta) for m in plain.metrics]
+        both = [(m.name, m.type, m.count, m.is_meta) for m in detailed.metrics]
+        self.assertEqual(both[: len(begin)], begin)
+        self.assertEqual(
+            [name for name, *_ in both[len(begin) :]],
+            [
+                *("array_job_id", "array_task_id", "het_job_id", "het_job_offset"),
+                *("restart_count", "partition", "account", "job_exit_status"),
+            ],
+        )
 
     def test_image(self) -> None:
         """The messages of a recorded C job give C's image, where it does not differ on purpose.
@@ -264,6 +280,78 @@ class ValueTests(JobSetsCase):
         )
         (task,) = self.tasks()
         self.assertEqual((task["task_end"], task["task_exit_status"]), (6 * S, 11))
+
+
+class DetailsTests(JobSetsCase):
+    """Sets with ``details=true``."""
+
+    names = (
+        *("array_job_id", "array_task_id", "het_job_id", "het_job_offset", "restart_count"),
+        *("partition", "account", "job_exit_status"),
+    )
+
+    def setUp(self) -> None:
+        """Ask for them."""
+        super().setUp()
+        self.policy = JobSetPolicy.from_attributes({"details": "true", "tasks": "1"})
+
+    def details(self, instance: str = "nodeJ/job_slurm_42") -> tuple[Any, ...]:
+        """Their values in a job's set."""
+        values = self.values(instance)
+        return tuple(values[name] for name in self.names)
+
+    def test_life(self) -> None:
+        """What nobody has told is 4294967295, empty and -1; what is told shows at once."""
+        unknown = 0xFFFF_FFFF
+        self.apply(JobInit("42", 5 * S, 1000, 100))
+        self.assertEqual(self.details(), (*[unknown] * 5, "", "", -1))
+        self.assertEqual(self.decoded().schema, "jobmgr_slurm_details")
+        told = JobDetails(40, 2, restart_count=0, partition="main")
+        self.apply(JobInit("42", 5 * S, details=told))
+        self.assertEqual(self.details(), (40, 2, unknown, unknown, 0, "main", "", -1))
+        self.apply(StepInit("42", 0, 0, 6 * S, details=JobDetails(1, 1, 41, 3, 0, "x", "chem")))
+        self.assertEqual(self.details(), (40, 2, 41, 3, 0, "main", "chem", -1))
+        self.apply(JobExit("42", 9 * S, exit_status=256))
+        self.assertEqual(self.details()[-1], 256)
+        values = self.values()
+        self.assertEqual((values["job_uid"], values["job_end"]), (1000, 9 * S))
+
+    def test_late_status(self) -> None:
+        """A status that comes behind the job's end is shown while the set lingers."""
+        self.apply(JobInit("42", 5 * S), JobExit("42", 9 * S))
+        self.assertEqual(self.details()[-1], -1)
+        self.apply(JobExit("42", 9 * S + 1, "a", 9))
+        self.assertEqual(self.details()[-1], 9)
+
+    def test_laid_out_anew(self) -> None:
+        """They stay when the set gets more room."""
+        self.apply(JobInit("42", 5 * S, details=JobDetails(40, 2, 41, 3, 1, "main", "chem")))
+        before = self.details()
+        self.apply(StepInit("42", 0, 0, 6 * S, local_tasks=100))
+        self.apply(TaskInit("42", 0, 0, 0, 7 * S, 99, 8))
+        self.assertEqual(self.details(), before)
+        self.assertEqual((self.tasks()[0]["task_pid"], self.values()["local_tasks"]), (99, 100))
+        self.assertEqual(self.stats.get("laid_out_anew"), 1)
+
+    def test_attempts(self) -> None:
+        """Each attempt has its own."""
+        again = JobDetails(40, 2, restart_count=1)
+        self.apply(JobInit("42", 5 * S, details=JobDetails(40, 2, restart_count=0)))
+        self.apply(JobExit("42", 9 * S), JobInit("42", 10 * S, details=again))
+        self.assertEqual(self.details()[4], 0)
+        self.assertEqual(self.details("nodeJ/job_slurm_42.2")[4], 1)
+
+    def test_long_words(self) -> None:
+        """Are cut; numbers that are out of range do no harm."""
+        self.apply(JobInit("42", 5 * S, details=JobDetails(2**40, -1, partition="p" * 400)))
+        self.assertEqual(self.details()[5], "p" * 255)
+
+    def test_off(self) -> None:
+        """By default sets are those of C."""
+        self.policy = JobSetPolicy.from_attributes({})
+        self.apply(JobInit("42", 5 * S, details=JobDetails(40, 2)))
+        self.assertNotIn("array_job_id", self.values())
+        self.assertEqual(self.decoded().schema, "jobmgr_slurm")
 
 
 class RoomTests(JobSetsCase):
@@ -495,6 +583,14 @@ class OwnerTests(JobSetsCase):
         self.assertEqual(
             (decoded.uid, decoded.gid, decoded.perm), (os.geteuid(), os.getegid(), 0o640)
         )
+
+    def test_daemon_that_becomes_another_user(self) -> None:
+        """It is whom the daemon runs as when the job begins: root may have started it."""
+        self.patch(jobsets.os, "geteuid", lambda: 4711)
+        self.patch(jobsets.os, "getegid", lambda: 4712)
+        self.apply(JobInit("42", 5 * S, 1000, 100))
+        decoded = self.decoded()
+        self.assertEqual((decoded.uid, decoded.gid), (4711, 4712))
 
     def test_job(self) -> None:
         """On request the job's user does, from the beginning where it is known then."""

@@ -408,18 +408,29 @@ class ReplayTests(TableCase):
         self.assertEqual([e.sequence for e in self.posted], list(range(1, len(self.posted) + 1)))
 
 
-times = st.one_of(st.none(), st.integers(0, 30).map(lambda second: second * S))
+whole_times = st.integers(0, 30).map(lambda second: second * S)
+exact_times = st.integers(0, 300).map(lambda tenth: tenth * S // 10 + 1)
+times = st.one_of(st.none(), whole_times, exact_times)
+nodes = st.sampled_from([None, None, "a", "b", "c"])
+details = st.none() | st.builds(JobDetails, restart_count=st.none() | st.integers(0, 2))
 job_ids = st.sampled_from(["1", "2"])
 small = st.integers(0, 2)
 pids = st.one_of(st.none(), st.integers(500, 504))
 counts = st.one_of(st.none(), st.integers(1, 20))
 notices = st.one_of(
-    st.builds(JobInit, job_ids, times, st.none() | small, st.none() | small, counts),
-    st.builds(StepInit, job_ids, small, small, times, local_tasks=counts),
+    st.builds(
+        JobInit,
+        *(job_ids, times, st.none() | small, st.none() | small, counts),
+        node=nodes,
+        details=details,
+    ),
+    st.builds(
+        StepInit, job_ids, small, small, times, local_tasks=counts, node=nodes, details=details
+    ),
     st.builds(TaskInit, job_ids, small, small, small, times, pids, small),
     st.builds(TaskExit, job_ids, small, small, small, st.integers(0, 65535), times, pids),
     st.builds(StepExit, job_ids, small, small, times),
-    st.builds(JobExit, job_ids, times),
+    st.builds(JobExit, job_ids, times, nodes, st.none() | small),
 )
 
 

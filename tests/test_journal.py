@@ -66,9 +66,9 @@ class JournalTests(SynchronousTestCase):
         """Apply and keep notices outside of any turn."""
         for notice in notices:
             changes = self.table.apply(notice, self.now_us(), "slurm")
-            job = self.table._newest["slurm", notice.job_id]
+            sequence = self.table.last_sequence
             self.journal.append(
-                notice, self.now_us(), changes, job, self.table._sequence, "jobmgr_slurm"
+                *(notice, self.now_us(), "message", changes, sequence, "jobmgr_slurm")
             )
 
     def rows(self, query="SELECT job, record FROM notices ORDER BY number"):
@@ -94,7 +94,8 @@ class JournalTests(SynchronousTestCase):
     def test_events_of_notices(self):
         """Each notice has a row with its events, in order; a second reader sees it at once."""
         self.run_job("7")
-        notices, events = zip(*(decode_record(record) for _, record in self.rows()), strict=True)
+        records = [decode_record(record) for _, record in self.rows()]
+        notices, _origins, events = zip(*records, strict=True)
         self.assertEqual(
             [type(n).__name__ for n in notices][2:], ["TaskInit", "TaskExit", "JobExit"]
         )
@@ -124,7 +125,7 @@ class JournalTests(SynchronousTestCase):
         self.again()
         (stored,) = self.journal.recoverable(self.now_us())
         self.assertEqual((stored.key.job_id, stored.key.attempt, stored.adopted), ("2", 1, False))
-        self.assertEqual([type(n) for _, n in stored.notices], [JobInit, TaskInit])
+        self.assertEqual([type(n) for _, n, _ in stored.notices], [JobInit, TaskInit])
         self.assertEqual((stored.facts.uid, stored.instance), (5, "jobmgr_slurm"))
         self.assertEqual(self.journal.last_sequence, last)
         self.run_job("3")
@@ -150,7 +151,7 @@ class JournalTests(SynchronousTestCase):
         job = self.table._newest["slurm", "2"]
         self.journal.recovered(job, stored)
         self.accept(JobExit("2"))
-        (row,) = self.rows("SELECT job, first_notice, last_notice, end_us FROM jobs")
+        (row,) = self.rows("SELECT job, first_notice, last_notice, ended_us FROM jobs")
         self.assertEqual(row, (1, 1, 2, self.now_us()))
 
     def test_kept(self):
@@ -366,4 +367,4 @@ class JournalTests(SynchronousTestCase):
 
     def test_record_without_notice(self):
         """A row may tell only what another row's notice did."""
-        self.assertEqual(decode_record(encode_record(None, [])), (None, []))
+        self.assertEqual(decode_record(encode_record(None, [])), (None, "message", []))

@@ -18,6 +18,7 @@ from twisted.logger import Logger, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from ldmsjob import messages
 from ldmsjob.errors import ChannelTaken, ConfigError, PublishError
 from ldmsjob.interfaces import ISubscription
 from ldmsjob.limits import Limits
@@ -158,6 +159,15 @@ class LocalReceiverTests(HubTestCase):
         self.assertEqual(len(lines), 1)
         for word in ("uid 10", "channel slurm", "j1", "publisher"):
             self.assertIn(word, lines[0])
+
+    def test_daemon_that_becomes_another_user(self) -> None:
+        """Believed is the user that the daemon runs as when the receiver subscribes, not whoever
+        made it: root may start it, and it drops that afterwards."""
+        self.patch(messages.os, "geteuid", lambda: 4711)
+        got: list[Message] = []
+        self.hub.subscribe("slurm", got.append, owner="j1")
+        self.hub.deliver(message(uid=4711), self.publisher)
+        self.assertEqual([each.uid for each in got], [4711])
 
     def test_publishers_of_this_process(self) -> None:
         """The same holds for what this process publishes in somebody's name."""

@@ -191,6 +191,25 @@ class NotifyTests(SynchronousTestCase):
         self.notify("end")
         self.assertEqual(self.daemon.file("lost").stat().st_size, 2)
 
+    def test_file_of_two_names(self) -> None:
+        """It may be anybody's: nothing is written to it."""
+        target = self.daemon.directory / "target"
+        target.touch()
+        os.link(target, self.daemon.file("spool"))
+        self.notify("start")
+        self.assertEqual(target.stat().st_size, 0)
+        self.assertEqual(self.daemon.file("lost").stat().st_size, 1)
+
+    def test_files_belong_to_the_daemon(self) -> None:
+        """What root makes is given to whoever has the directory."""
+        os.chown(self.daemon.directory, 4711, 4712)
+        self.notify("start")
+        spool = self.daemon.file("spool").stat()
+        self.assertEqual((spool.st_uid, spool.st_gid, spool.st_mode & 0o777), (4711, 4712, 0o600))
+
+    if os.geteuid() != 0:
+        test_files_belong_to_the_daemon.skip = "only root can give files away"  # type: ignore[attr-defined]
+
     def test_spool_that_is_renamed(self) -> None:
         """A line that went to a file that the daemon has already read is written again."""
         spool = self.daemon.file("spool")

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.events import JobStarted
+from ldmsjob.facts import Origin
 from ldmsjob.jobs import Job
 from ldmsjob.jobservice import JobService
 from ldmsjob.jobsets import JobSetPolicy
@@ -34,6 +35,8 @@ _small = st.integers(0, 2)
 _times = st.none() | st.integers(0, 20).map(lambda n: START * 1_000_000 + n * 250_000)
 _pids = st.none() | st.integers(100, 104)
 _nodes = st.none() | st.sampled_from(("n1", "n2"))
+_origins: st.SearchStrategy[Origin] = st.sampled_from(("message",) * 9 + ("reconciliation",))
+_pauses = st.sampled_from((0.0,) * 9 + (60.0,))
 notices = st.one_of(
     st.builds(JobInit, _ids, _times, uid=st.none() | _small, node=_nodes),
     st.builds(StepInit, _ids, _small, _small, _times, local_tasks=_small, node=_nodes),
@@ -96,7 +99,7 @@ class Life:
         assert self.journal is not None
         self.journal.close()
 
-    def apply(self, notice: Notice) -> None:
+    def apply(self, notice: Notice, origin: Origin = "message") -> None:
         """A notice comes, a while after the last one."""
         self.clock.advance(0.25)
         self.jobs.apply(notice, self.now_us(), "slurm", POLICY, "message", "jm")
@@ -130,15 +133,22 @@ class RecoveryTests(SynchronousTestCase):
         """Where a journal may be."""
         return os.path.join(self.mktemp(), "journal.sqlite")
 
-    @given(st.lists(notices, max_size=25), st.lists(st.integers(0, 25), max_size=3))
+    @given(
+        st.lists(st.tuples(notices, _origins, _pauses), max_size=25),
+        st.lists(st.integers(0, 25), max_size=3),
+    )
     @settings(deadline=None)
-    def test_as_without_an_end(self, told: list[Notice], ends: list[int]) -> None:
+    def test_as_without_an_end(
+        self, told: list[tuple[Notice, Origin, float]], ends: list[int]
+    ) -> None:
         """Jobs, sets, events and their numbers are those of one daemon that never ended; and the
-        journal has every event once, in order."""
+        journal has every event once, in order. Lingers begin anew, so none is over meanwhile,
+        or all are."""
         whole, parts = Life(None), Life(self.path())
-        for number, notice in enumerate(told):
-            whole.apply(notice)
-            parts.apply(notice)
+        for number, (notice, origin, pause) in enumerate(told):
+            for life in (whole, parts):
+                life.clock.advance(pause)
+                life.apply(notice, origin)
             for _ in range(ends.count(number)):
                 parts.end()
                 parts.begin()
@@ -149,7 +159,7 @@ class RecoveryTests(SynchronousTestCase):
         kept = [
             (event.word, event.sequence, event.source_time_us, event.step, event.task)
             for _job, _time, record in parts.journal._file.notices(0)
-            for event in decode_record(record)[1]
+            for event in decode_record(record)[2]
         ]
         self.assertEqual(kept, [event[1:] for event in whole.seen])
         parts.end()
@@ -204,6 +214,7 @@ class RecoveryTests(SynchronousTestCase):
         life.clock.advance(5)
         life.end()
         self.assertEqual(life.begin(), (1, 0))
+        life.apply(JobInit("1", uid=5, time_us=1))  # late: it writes the job's row again
         self.assertEqual(list(life.sets()), ["node-1/job_slurm_1"])
         life.clock.advance(10)
         self.assertEqual((life.sets(), life.state()), ({}, []))

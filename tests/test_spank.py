@@ -570,6 +570,31 @@ class NotifierTests(SynchronousTestCase):
         self.call("job_epilog")
         self.assertEqual(self.daemon.file("lost").stat().st_size, 2)
 
+    def test_file_of_two_names(self) -> None:
+        """It may be anybody's: nothing is written to it."""
+        target = self.daemon.directory / "target"
+        target.touch()
+        os.link(target, self.daemon.file("spool"))
+        self.harness.script()
+        self.call("job_prolog")
+        self.assertEqual(target.stat().st_size, 0)
+        self.assertEqual(self.daemon.file("lost").stat().st_size, 1)
+
+    def test_files_belong_to_the_daemon(self) -> None:
+        """Those that root makes are given to whoever has the directory; others stay as they are."""
+        os.chown(self.daemon.directory, 4711, 4712)
+        self.daemon.listen()
+        self.daemon.file("spool").touch()
+        self.harness.on_poll = lambda: "late"
+        self.a_step()
+        mark, spool = self.daemon.file("mark").stat(), self.daemon.file("spool").stat()
+        self.assertEqual((mark.st_uid, mark.st_gid, mark.st_mode & 0o777), (4711, 4712, 0o600))
+        self.assertEqual(spool.st_uid, 0)
+        self.assertEqual(len(self.daemon.spooled()), 4)
+
+    if os.geteuid() != 0:
+        test_files_belong_to_the_daemon.skip = "only root can give files away"  # type: ignore[attr-defined]
+
     def test_nothing_can_be_written(self) -> None:
         """Not even that disturbs a job."""
         directory = self.daemon.directory / "file"

@@ -21,6 +21,7 @@ from ldmsjob.transports.auth_naive import NaiveAuthenticator
 from ldmsjob.transports.auth_ovis import OvisAuthentication
 from ldmsjob.transports.link import LinkProtocol, Outbox, PlainStream
 from ldmsjob.transports.memory import MemoryPair
+from ldmsjob.wire import zap
 from ldmsjob.wire.events import Credential, Publish, Subscribe
 from ldmsjob.wire.setevents import DirectoryWanted
 from tests.fake_sites import FakeSite
@@ -132,9 +133,22 @@ class ServedTests(LinkTestCase):
             self.assertEqual(self.left.calls, ["refused"])
             self.assertEqual(
                 self.left.refused,
-                [("right", "handshake: a request before the end of authentication")],
+                [("right", "authentication missing: a request before the end of authentication")],
             )
             self.assertEqual(ours.heard, [])
+
+    def test_frame_before_authentication(self) -> None:
+        """The same holds for what has a frame of its own, such as reading."""
+        transport = StringTransport()
+        link = self.server(NaiveAuthenticator(), transport)
+        link.dataReceived(streams("g_ls_auth_naive")[1, True][:124])
+        transport.clear()
+        link.dataReceived(zap.read_request_frame(bytes(4), bytes(8), b"\0\0\0\1", 1 << 32, 8))
+        link.connectionLost()
+        self.assertEqual(transport.value(), b"")
+        self.assertEqual(
+            self.left.refused, [("peer", "authentication missing: READ_REQ frame out of place")]
+        )
 
     def test_request_between_two_messages(self) -> None:
         """Nor is a request served behind a part of the conversation."""
@@ -144,7 +158,8 @@ class ServedTests(LinkTestCase):
         pair.right.send(Subscribe("c"))
         pair.settle()
         self.assertEqual(
-            self.left.refused, [("right", "handshake: a request before the end of authentication")]
+            self.left.refused,
+            [("right", "authentication missing: a request before the end of authentication")],
         )
 
     def test_all_at_once(self) -> None:

@@ -25,7 +25,7 @@ from ldmsjob.transports.identity import ProvenIdentity
 from ldmsjob.transports.sock import SockTransport
 from ldmsjob.transports.tls import TlsTransport
 from ldmsjob.wire.events import MAX_MESSAGE_BYTES, Credential, Publish
-from tests.certificates import Files
+from tests.certificates import Files, identity
 from tests.test_transports_sock import WaitingSite, wait_until
 
 SETTINGS = LinkSettings(messages_enabled=lambda: True)
@@ -455,6 +455,21 @@ class RefusalTests(TlsTestCase):
 
 class IdentityTests(SynchronousTestCase):
     """Who the transport says that a peer is."""
+
+    def test_objection_behind_the_name(self) -> None:
+        """Nobody is known whose own certificate OpenSSL objects to after all."""
+        files = Files(self.mktemp())
+        transport = TlsTransport(context())
+        transport.configure(files.attributes("server", names=NAMES))
+        layer = sys.modules["ldmsjob.transports.tlslayer"]
+        verdict = layer.Verdict()
+        check = layer._Check(transport.current(), verdict, None)
+        shown = SimpleNamespace(to_cryptography=lambda: identity("tool").certificate)
+        self.assertTrue(check(None, shown, 0, 0, True))
+        self.assertEqual(verdict.credential, Credential(1234, 56))
+        self.assertFalse(check(None, shown, 47, 0, False))
+        self.assertIs(verdict.credential, None)
+        self.assertEqual(verdict.refusal[0], "tls certificate")
 
     def test_unknown(self) -> None:
         """A peer that it does not know is refused; so is one that wants to authenticate."""

@@ -197,6 +197,8 @@ class SocketTests(UnixTestCase):
         """In a directory where others may write they could take the socket's place."""
         os.chmod(self.directory, 0o777)
         self.assertIn("may be written to by others; chmod 0755", str(self.fails()))
+        os.chmod(self.directory, 0o1777)
+        self.assertNotIn("chmod", str(self.fails()))
 
     @inlineCallbacks
     def test_stale_socket(self) -> Iterator[Deferred[Any]]:

@@ -73,6 +73,28 @@ class WorkersTests(SynchronousTestCase):
         new = set(threading.enumerate()) - before
         self.assertEqual([(thread.name, thread.daemon) for thread in new], [("test-1", True)])
 
+    def test_thread_that_cannot_be_had(self) -> None:
+        """Where the system has no thread left, the call waits, and the next one tries again."""
+        start = threading.Thread.start
+        left = [0]
+
+        def limited(thread: threading.Thread) -> None:
+            if not left[0]:
+                raise RuntimeError("can't start new thread")
+            left[0] -= 1
+            start(thread)
+
+        self.patch(threading.Thread, "start", limited)
+        refused = [self.workers.call(int) for _ in range(2)]
+        self.clock.advance(3)
+        for call in refused:
+            self.failureResultOf(call, CallTooSlow)
+        left[0] = 2
+        results = [self.workers.call(int) for _ in range(2)]
+        self.clock.turn(2)
+        self.assertEqual([self.successResultOf(one) for one in results], [0, 0])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_deadline(self) -> None:
         """A call that hangs fails in time, and its late result is dropped. Others do not wait for
         it."""

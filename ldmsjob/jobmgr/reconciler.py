@@ -23,9 +23,10 @@ from twisted.python.failure import Failure
 from ldmsjob.errors import ConfigError, NoticeError
 from ldmsjob.facts import JobKey
 from ldmsjob.interfaces import IJobManagerContext
+from ldmsjob.jobmgr.slurm_memory import NOT_ASKED, Belief, ById
 from ldmsjob.jobmgr.slurm_node import NodeView, read_node
-from ldmsjob.jobmgr.slurm_query import Answer, SlurmQuery, process_runner
-from ldmsjob.jobmgr.slurm_reconcile import Belief, Finding, Judge
+from ldmsjob.jobmgr.slurm_query import MAX_ASKED_JOBS, Answer, SlurmQuery, process_runner
+from ldmsjob.jobmgr.slurm_reconcile import Finding, Judge
 from ldmsjob.notices import JobExit, JobInit, StepExit, StepInit, TaskInit
 
 FIRST_ROUND_SECONDS = 1.5
@@ -235,6 +236,11 @@ class Reconciler:
             answer = await query.ask()
             if self._is_stopped():
                 return
+        by_id: ById = NOT_ASKED
+        if answer is not None:
+            by_id = await self._ask_for_unlisted(view, answer)
+            if self._is_stopped():
+                return
         # While Slurm does not answer, what only it knows of is still missing.
         self._gap = gap and query is not None and answer is None
         before = {belief.key.job_id for belief in beliefs}
@@ -243,6 +249,7 @@ class Reconciler:
             beliefs,
             view,
             answer,
+            by_id=by_id,
             now=self._now(),
             now_us=context.now_us(),
             gap=gap,
@@ -252,6 +259,13 @@ class Reconciler:
         if verdict.unsettled:
             self._next_round = min(self._next_round, self._now() + SOON_SECONDS)
         self._adopted = self._adopted_jobs()
+
+    async def _ask_for_unlisted(self, view: NodeView, answer: Answer) -> ById:
+        """Of jobs that are not on the nodes that Slurm was asked for: they may run on others."""
+        job_ids = self._judge.unlisted(self._beliefs(), view, answer, self._now())
+        job_ids = job_ids[:MAX_ASKED_JOBS]
+        said = await self._query.ask_jobs(job_ids) if job_ids else None
+        return NOT_ASKED if said is None else {job_id: said.get(job_id) for job_id in job_ids}
 
     def _is_stopped(self) -> bool:
         return not self._running

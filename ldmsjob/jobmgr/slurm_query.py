@@ -1,4 +1,5 @@
-"""What Slurm's controller says of the jobs of some nodes: one ``squeue``, never two at a time.
+"""What Slurm's controller says of the jobs of some nodes, or of some jobs: one ``squeue``, never
+two at a time.
 
 ``squeue`` loads the whole job table of the controller, whatever is asked for. So it is run rarely
 (docs/slurm.md, Reconciling), with a deadline and a bound on its output; and after a failure it is
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -26,6 +27,8 @@ from ldmsjob.interfaces import IStats
 DEADLINE_SECONDS = 10.0
 MAX_OUTPUT_BYTES = 8 << 20
 MAX_ERROR_BYTES = 4096
+MAX_ASKED_JOBS = 1000
+"""Ids in one command line: 11 kB of them."""
 FIRST_PAUSE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 600.0
 
@@ -109,18 +112,19 @@ class SlurmJob(msgspec.Struct, frozen=True):
 
 
 Answer = Mapping[str, SlurmJob]
-"""The jobs of the asked nodes by id."""
+"""The jobs that were asked for by id."""
 
 
-def arguments(nodes: str, separator: str) -> list[str]:
-    """The arguments of ``squeue``. ``separator`` stands behind every field: what no name holds."""
+def arguments(selection: str, separator: str) -> list[str]:
+    """The arguments of ``squeue``. ``selection`` is an option that says which jobs; ``separator``
+    stands behind every field: what no name holds."""
     return [
         "--noheader",
         "--all",
         "--local",
         "--array",
         "--states=all",
-        f"--nodelist={nodes}",
+        selection,
         "--Format=" + ",".join(f"{field}:{separator}" for field in _FIELDS),
     ]
 
@@ -299,7 +303,7 @@ def process_runner(reactor: Any) -> RunCommand:
 
 
 class SlurmQuery:
-    """Asks Slurm for the jobs of ``nodes``.
+    """Asks Slurm for the jobs of ``nodes``, or for jobs by their ids.
 
     ``directory`` is where ``squeue`` is; None: on PATH. ``now`` gives monotonic seconds. Counters:
     ``slurm_queries``, ``slurm_failures``, ``slurm_bad_records``.
@@ -331,8 +335,19 @@ class SlurmQuery:
         return self._kill is not None
 
     def ask(self) -> Deferred[Answer | None]:
-        """Ask now. Fires with None, and never fails, when there is no answer: Slurm does not give
-        one, the last failure was a short while ago, or a query is under way."""
+        """Ask for the jobs of the nodes. Fires with None, and never fails, when there is no answer:
+        Slurm does not give one, the last failure was a short while ago, or a query is under way."""
+        return self._ask(f"--nodelist={self._nodes}")
+
+    def ask_jobs(self, job_ids: Sequence[str]) -> Deferred[Answer | None]:
+        """The same for at least one and at most ``MAX_ASKED_JOBS`` jobs, wherever they run. Others
+        may be in the answer, too, such as further elements of an array."""
+        # That it does not know the only job that it is asked for is an error to squeue; of several
+        # it leaves out those that it does not know.
+        ids = job_ids if len(job_ids) > 1 else [*job_ids, *job_ids]
+        return self._ask(f"--jobs={','.join(ids)}")
+
+    def _ask(self, selection: str) -> Deferred[Answer | None]:
         if self.in_flight or self._now() < self._not_before:
             return succeed(None)
         path = self._path()
@@ -342,7 +357,7 @@ class SlurmQuery:
         separator = new_separator()
         self._stats.add("slurm_queries")
         asking, self._kill = self._run(
-            path, arguments(self._nodes, separator), environment(os.environ)
+            path, arguments(selection, separator), environment(os.environ)
         )
         answer = asking.addBoth(self._answered, separator)
         return answer

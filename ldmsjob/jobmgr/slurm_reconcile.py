@@ -6,10 +6,11 @@ whether something is gone for good, is kept from look to look.
 What counts, from the strongest:
 
 * a *trace* on the node, a ``slurmstepd`` or a populated cgroup: the job is alive here;
-* Slurm's answer: a job that it lists as running is alive; one that it lists as over, or does not
-  list, is gone, when it says so twice and the job has not changed meanwhile;
-* without an answer: a job whose batch or extern step has left is gone; any other when the node has
-  shown nothing of it for a long time.
+* Slurm's answer: a job that it lists as running is alive, wherever that is; one that it lists as
+  over, or does not know by its id, is gone, when it says so twice and the job has not changed
+  meanwhile. That it is not among the jobs of our nodes says nothing: it may run on others;
+* without an answer: a job whose batch or extern step has left is gone; any other that must have run
+  here when the node has shown nothing of it for a long time.
 
 docs/slurm.md, Reconciling, is the version for users.
 """
@@ -19,36 +20,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ldmsjob.facts import JobFacts, JobKey, StepFacts, TaskFacts
-from ldmsjob.jobmgr.slurm_node import KEEPERS, NodeView, StepProcess, TaskProcess
+from ldmsjob.facts import JobFacts, JobKey
+from ldmsjob.jobmgr.slurm_memory import (
+    NOT_ASKED,
+    YOUNG_US,
+    Absence,
+    Belief,
+    ById,
+    Look,
+    Watch,
+    traced_jobs,
+)
+from ldmsjob.jobmgr.slurm_node import NodeView, StepProcess, TaskProcess
 from ldmsjob.jobmgr.slurm_query import Answer, SlurmJob
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
 
 SETTLE_SECONDS = 10.0
 """A job whose record changed less than this ago is not ended: more may be under way."""
 
-CONFIRM_SECONDS = 5.0
-"""Between the first and the last of two looks that found something gone."""
-
-YOUNG_US = 5_000_000
-"""What started less than this ago is not adopted yet: its own notice is expected."""
-
-FIRST_VOUCH_SECONDS = 60.0
-LONGEST_VOUCH_SECONDS = 600.0
-"""For how long Slurm's word that a job runs is enough, when the node shows nothing of it."""
-
 UNREPORTED_STATUS = -1
 """Of a task that ended unseen."""
-
-
-class Belief(NamedTuple):
-    """A job that runs or lingers, as the job table has it."""
-
-    key: JobKey
-    facts: JobFacts
-    ended: bool
-    steps: Sequence[StepFacts]
-    tasks: Sequence[TaskFacts]
 
 
 class Finding(NamedTuple):
@@ -66,154 +57,14 @@ class Verdict(NamedTuple):
     """Whether another look should follow soon: something is not certain yet."""
 
 
-class _Absence:
-    """How often something was found gone, in a row."""
-
-    __slots__ = ("first", "times")
-
-    def __init__(self) -> None:
-        self.times = 0
-        self.first = 0.0
-
-    def seen(self) -> None:
-        self.times = 0
-
-    def missed(self, now: float) -> bool:
-        """Once more not there: whether that is enough."""
-        if not self.times:
-            self.first = now
-        self.times += 1
-        return self.times > 1 and now - self.first >= CONFIRM_SECONDS
-
-
-class _Look:
-    """One look, sorted."""
-
-    def __init__(
-        self,
-        view: NodeView,
-        processes: Iterable[StepProcess],
-        answer: Answer | None,
-        now: float,
-        now_us: int,
-        gap: bool,
-        vanished: frozenset[str],
-    ) -> None:
-        self.view = view
-        self.answer = answer
-        self.now = now
-        self.now_us = now_us
-        self.gap = gap
-        self.vanished = vanished
-        self.traced = _traced(view)
-        self.processes: dict[str, list[StepProcess]] = {}
-        for process in processes:
-            self.processes.setdefault(process.job_id, []).append(process)
-        self.candidates: set[object] = set()
-        """What may be adopted after the next look."""
-
-
-class _Watch:
-    """What is remembered of one attempt of a job from look to look."""
-
-    __slots__ = (
-        "_mark",
-        "_pid_starts",
-        "_vouches",
-        "absence",
-        "changed",
-        "keeper",
-        "step_absences",
-        "steps",
-        "steps_done",
-        "traceless_since",
-        "vouched_until",
-    )
-
-    def __init__(self, now: float) -> None:
-        self.changed = now
-        """When its record was last seen changed."""
-        self.absence = _Absence()
-        self.keeper = False
-        """Whether its batch or extern step was seen here."""
-        self.traceless_since: float | None = None
-        self.vouched_until = float("-inf")
-        self.steps: set[tuple[int, int]] = set()
-        """Steps and nodes whose processes were seen here."""
-        self.step_absences: dict[tuple[int, int], _Absence] = {}
-        self.steps_done: set[tuple[int, int]] = set()
-        """Steps and nodes that were ended because they had left."""
-        self._vouches = 0
-        self._mark: object = None
-        self._pid_starts: dict[tuple[int, int, int], tuple[int, int]] = {}
-        """The pid of each open task and how long after the boot that process started, in
-        microseconds, once seen alive."""
-
-    def observe(self, belief: Belief, look: _Look) -> None:
-        """Take in what a look shows of the job."""
-        mark = (
-            belief.facts,
-            len(belief.steps),
-            sum(step.end_us is not None for step in belief.steps),
-            len(belief.tasks),
-            sum(task.end_us is not None for task in belief.tasks),
-        )
-        if mark != self._mark:
-            if self._mark is not None:
-                self.changed = look.now
-            self._mark = mark
-        self.remember(look.processes.get(belief.key.job_id, ()))
-        for task in belief.tasks:
-            key = (task.step_id, task.node_id, task.task_id)
-            if task.end_us is not None or task.pid is None:
-                self._pid_starts.pop(key, None)
-                continue
-            start_us = look.view.alive.get(task.pid)
-            # A process that is younger than the task is another one of the same number.
-            if start_us is not None and start_us <= (task.start_us or start_us) + YOUNG_US:
-                self._pid_starts.setdefault(key, (task.pid, start_us - look.view.boot_us))
-
-    def remember(self, processes: Iterable[StepProcess]) -> None:
-        """Take in step processes of the job."""
-        for process in processes:
-            if process.step in KEEPERS:
-                self.keeper = True
-            elif process.step_id is not None and process.node_id is not None:
-                self.steps.add((process.step_id, process.node_id))
-
-    def has_live_task(self, view: NodeView, step: tuple[int, int] | None = None) -> bool:
-        """Whether a process that was once seen as a task of the job, or of that step's part on a
-        node, still runs."""
-        return any(
-            view.alive.get(pid, 0) - view.boot_us == since_boot_us
-            for key, (pid, since_boot_us) in self._pid_starts.items()
-            if step is None or key[:2] == step
-        )
-
-    def alive(self) -> None:
-        """The node shows it."""
-        self.absence.seen()
-        self.traceless_since = None
-        self.vouched_until = float("-inf")
-        self._vouches = 0
-
-    def vouch(self, now: float) -> None:
-        """The node does not show it, but Slurm says that it runs: believed for a while, and for
-        longer each time."""
-        self.absence.seen()
-        pause = min(FIRST_VOUCH_SECONDS * 2**self._vouches, LONGEST_VOUCH_SECONDS)
-        self._vouches = min(self._vouches + 1, 16)
-        self.vouched_until = now + pause
-
-
 class Judge:
     """Compares, look by look.
 
-    ``asked_nodes`` are the names of the nodes that Slurm is asked for: those that this daemon
-    answers for. ``shared``: the node runs several ``slurmd``, of which only those count; otherwise
-    whatever runs here does. ``own_uid`` is given when Slurm may hide other users' jobs from this
-    daemon. ``stale`` is after how many seconds without any trace, and without an answer from Slurm,
-    a job counts as gone; 0: never.
+    ``asked_nodes`` are the names of the nodes that Slurm is asked for. ``shared``: somebody said
+    that these are all that this daemon answers for, of the ``slurmd`` that run here, too; otherwise
+    whatever runs here counts, and messages may come from elsewhere. ``own_uid`` is given when Slurm
+    may hide other users' jobs from this daemon. ``stale`` is after how many seconds without any
+    trace, and without an answer from Slurm, a job that must have run here counts as gone; 0: never.
     """
 
     def __init__(
@@ -228,7 +79,7 @@ class Judge:
         self._shared = shared
         self._stale = stale
         self._own_uid = own_uid
-        self._watches: dict[JobKey, _Watch] = {}
+        self._watches: dict[JobKey, Watch] = {}
         self._last_processes: Mapping[str, Sequence[StepProcess]] = {}
         """Of each job at the last look."""
         self._credible = False
@@ -240,7 +91,7 @@ class Judge:
 
     def is_in_doubt(self, beliefs: Iterable[Belief], view: NodeView, now: float) -> bool:
         """Whether node and beliefs differ in a way that Slurm could settle."""
-        traced = _traced(view)
+        traced = traced_jobs(view)
         known = set()
         for belief in beliefs:
             job_id = belief.key.job_id
@@ -255,12 +106,32 @@ class Judge:
             for step in self._ours(view)
         )
 
+    def unlisted(
+        self, beliefs: Iterable[Belief], view: NodeView, answer: Answer, now: float
+    ) -> list[str]:
+        """The ids of jobs of which neither the node nor that answer shows anything, and about which
+        Slurm is therefore to be asked by their ids; first those that it has not spoken of for
+        longest."""
+        traced = traced_jobs(view)
+        waiting = []
+        for belief in beliefs:
+            job_id = belief.key.job_id
+            if belief.ended or job_id in traced or job_id in answer:
+                continue
+            watch = self._watches.get(belief.key)
+            vouched_until = watch.vouched_until if watch is not None else float("-inf")
+            if now >= vouched_until:
+                waiting.append((vouched_until, job_id))
+        waiting.sort(key=lambda one: one[0])
+        return [job_id for _until, job_id in waiting]
+
     def decide(
         self,
         beliefs: Sequence[Belief],
         view: NodeView,
         answer: Answer | None,
         *,
+        by_id: ById = NOT_ASKED,
         now: float,
         now_us: int,
         gap: bool = False,
@@ -268,12 +139,13 @@ class Judge:
     ) -> Verdict:
         """What to do. ``beliefs`` are of now; ``view`` and ``answer`` of a moment ago, together.
 
+        ``by_id`` has the jobs that Slurm was asked for by their ids; None: it does not know it.
         ``now`` is monotonic, ``now_us`` the wall clock. ``gap``: notices may have been missed, so
         that jobs of which the node shows nothing are adopted, too, where Slurm knows them.
         ``vanished`` are jobs that were forgotten since the look began.
         """
         self._credible = self._credible or bool(view.steps or view.cgroups)
-        look = _Look(view, self._ours(view), answer, now, now_us, gap, vanished)
+        look = Look(view, self._ours(view), answer, by_id, now, now_us, gap, vanished)
         running = [belief for belief in beliefs if not belief.ended]
         self._watches = {
             belief.key: self._watches.get(belief.key) or self._new_watch(belief, now)
@@ -304,17 +176,17 @@ class Judge:
             return list(view.steps)
         return [step for step in view.steps if step.node is None or step.node in self._nodes]
 
-    def _new_watch(self, belief: Belief, now: float) -> _Watch:
-        watch = _Watch(now)
+    def _new_watch(self, belief: Belief, now: float) -> Watch:
+        watch = Watch(now)
         watch.remember(self._last_processes.get(belief.key.job_id, ()))
         return watch
 
     # Ending
 
-    def _end_of_job(self, watch: _Watch, belief: Belief, look: _Look) -> Finding | None:
+    def _end_of_job(self, watch: Watch, belief: Belief, look: Look) -> Finding | None:
         job_id = belief.key.job_id
         answer, now = look.answer, look.now
-        slurm = answer.get(job_id) if answer is not None else None
+        slurm = look.slurm_job(job_id)
         settled = now - watch.changed >= SETTLE_SECONDS
         if slurm is not None and slurm.running and _is_later_run(slurm, belief.facts):
             if watch.absence.missed(now) and settled:
@@ -327,13 +199,15 @@ class Judge:
         if watch.traceless_since is None:
             watch.traceless_since = now
         if slurm is not None and not slurm.over:
-            watch.vouch(now)
+            watch.vouch(now, running=slurm.running)
             return None
-        if not self._is_ours(belief):
-            return None
-        if answer is not None and (slurm is not None or self._shows(answer, belief.facts.uid)):
+        if answer is not None and (slurm is not None or self._shows(look, belief.facts.uid)):
+            if slurm is None and job_id not in look.by_id:
+                return None  # it may run on other nodes
             if watch.absence.missed(now) and settled:
                 return _end(belief, slurm, look.now_us)
+            return None
+        if not self._is_ours(belief):
             return None
         if now < watch.vouched_until or watch.has_live_task(look.view):
             return None
@@ -341,7 +215,12 @@ class Judge:
             if watch.absence.missed(now) and settled:
                 why = "its batch or extern step has left the node"
                 return Finding(JobExit(job_id, time_us=look.now_us), why)
-        elif self._stale and self._credible and now - watch.traceless_since >= self._stale:
+        elif (
+            self._stale
+            and self._credible
+            and now - watch.traceless_since >= self._stale
+            and (watch.traced or self._names_us(belief) or (self._shared and len(self._nodes) == 1))
+        ):
             why = f"the node has shown nothing of it for {self._stale:g} s"
             return Finding(JobExit(job_id, time_us=look.now_us), why)
         return None
@@ -350,12 +229,16 @@ class Judge:
         """Whether all nodes that it is known to run on are ours. Often none is known."""
         return self._nodes.issuperset(belief.facts.nodes)
 
-    def _shows(self, answer: Answer, uid: int | None) -> bool:
-        """Whether a job of that user would be in the answer if there were one."""
-        own = self._own_uid
-        return own is None or uid == own or any(job.uid != own for job in answer.values())
+    def _names_us(self, belief: Belief) -> bool:
+        """Whether it is known to run on our only node, and on no other."""
+        return len(self._nodes) == 1 and self._nodes == frozenset(belief.facts.nodes)
 
-    def _ended_steps(self, watch: _Watch, belief: Belief, look: _Look) -> list[Finding]:
+    def _shows(self, look: Look, uid: int | None) -> bool:
+        """Whether Slurm would have shown a job of that user if there were one."""
+        own = self._own_uid
+        return own is None or uid == own or any(job.uid != own for job in look.slurm_jobs())
+
+    def _ended_steps(self, watch: Watch, belief: Belief, look: Look) -> list[Finding]:
         """Steps of a job that is alive whose processes have left, each node's part by itself."""
         job_id = belief.key.job_id
         present: set[tuple[int | None, int | None]] = set()
@@ -368,9 +251,9 @@ class Judge:
                 continue
             for node_id in step.node_ids:
                 key = (step.step_id, node_id)
-                if key in watch.steps_done or not (key in watch.steps or not self._shared):
+                if key in watch.steps_done or not (key in watch.steps or self._names_us(belief)):
                     continue
-                absence = watch.step_absences.setdefault(key, _Absence())
+                absence = watch.step_absences.setdefault(key, Absence())
                 if (
                     key in present
                     or (step.step_id, None) in present
@@ -389,7 +272,7 @@ class Judge:
 
     # Adopting
 
-    def _is_due(self, look: _Look, mark: object, start_us: int | None, *, at_once: bool) -> bool:
+    def _is_due(self, look: Look, mark: object, start_us: int | None, *, at_once: bool) -> bool:
         """Whether something that runs unannounced is to be adopted; otherwise it is looked for
         again soon. What has just begun is not: its own notice is expected."""
         young = start_us is not None and look.now_us - start_us < YOUNG_US
@@ -398,7 +281,7 @@ class Judge:
         look.candidates.add(mark)
         return False
 
-    def _adopted_steps(self, belief: Belief, look: _Look) -> list[Finding]:
+    def _adopted_steps(self, belief: Belief, look: Look) -> list[Finding]:
         """Steps and tasks of a known job whose notices are missing."""
         steps = {step.step_id: step for step in belief.steps}
         tasks = {(task.step_id, task.node_id, task.task_id) for task in belief.tasks}
@@ -429,7 +312,7 @@ class Judge:
             findings += _task_inits(process, step_id, node_id, missing)
         return findings
 
-    def _adopted_jobs(self, beliefs: Sequence[Belief], look: _Look) -> list[Finding]:
+    def _adopted_jobs(self, beliefs: Sequence[Belief], look: Look) -> list[Finding]:
         known: dict[str, list[Belief]] = {}
         for belief in beliefs:
             known.setdefault(belief.key.job_id, []).append(belief)
@@ -455,7 +338,7 @@ class Judge:
             ):
                 continue
             uid = next((one.uid for one in processes if one.uid is not None), None)
-            if look.answer is not None and (job_id in look.answer or self._shows(look.answer, uid)):
+            if look.answer is not None and (job_id in look.answer or self._shows(look, uid)):
                 continue
             if self._shared and all(one.node is None for one in processes):
                 continue
@@ -464,7 +347,7 @@ class Judge:
                 findings += _adopt(job_id, None, processes)
         return findings
 
-    def _judge(self, beliefs: Sequence[Belief], findings: Sequence[Finding], look: _Look) -> None:
+    def _judge(self, beliefs: Sequence[Belief], findings: Sequence[Finding], look: Look) -> None:
         """Remember the step processes about which Slurm need not be asked again."""
         job_ids = {belief.key.job_id for belief in beliefs}
         job_ids.update(finding.notice.job_id for finding in findings)
@@ -474,14 +357,14 @@ class Judge:
             for process in look.view.steps
             if process.job_id in job_ids
             or process.identity in self._judged
-            or (answer is not None and self._is_disowned(process, answer))
+            or (answer is not None and self._is_disowned(process, answer, look))
         )
 
-    def _is_disowned(self, process: StepProcess, answer: Answer) -> bool:
+    def _is_disowned(self, process: StepProcess, answer: Answer, look: Look) -> bool:
         """Whether Slurm says that its job is over, or nearly."""
         job = answer.get(process.job_id)
         if job is None:
-            return self._shows(answer, process.uid)
+            return self._shows(look, process.uid)
         return job.over or job.state == "COMPLETING"
 
 
@@ -495,7 +378,7 @@ def _is_later_run(job: SlurmJob, facts: JobFacts) -> bool:
 def _end(belief: Belief, job: SlurmJob | None, now_us: int) -> Finding:
     if job is None:
         exit_ = JobExit(belief.key.job_id, time_us=now_us)
-        return Finding(exit_, "Slurm does not know it on this node")
+        return Finding(exit_, "Slurm does not know it")
     start_us, end_us = belief.facts.start_us, job.end_us
     if end_us is None or end_us > now_us or (start_us is not None and end_us < start_us):
         end_us = now_us
@@ -588,8 +471,3 @@ def _task_inits(
         )
         for task in tasks
     ]
-
-
-def _traced(view: NodeView) -> frozenset[str]:
-    """The jobs of which the node shows something."""
-    return frozenset(one.job_id for one in view.steps) | {one.job_id for one in view.cgroups}

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ldmsjob.facts import JobFacts, JobKey, StepFacts, TaskFacts
+from ldmsjob.facts import JobFacts, JobKey, Origin, StepFacts, TaskFacts
 from ldmsjob.jobtable import JobTable
 from ldmsjob.journal.places import unreadable
 from ldmsjob.journal.records import StoredEvent, decode_facts, decode_record
@@ -71,7 +71,7 @@ class History:
         where, values = ("WHERE job_id = ?", (job_id,)) if job_id is not None else ("", ())
         rows = self._all(
             "SELECT job, first_notice, last_notice, resource_manager, job_id, attempt, instance,"
-            f" adopted, start_us, end_us, facts FROM jobs {where} ORDER BY job",
+            f" adopted, start_us, ended_us, facts FROM jobs {where} ORDER BY job",
             values,
         )
         entries = {}
@@ -106,7 +106,7 @@ class History:
             if row is None:
                 return
             number, job_number, received_us, record = row
-            events = self._record(record)[1]
+            events = self._record(record)[2]
             if not events:
                 continue
             entry = self._job(job_number, fresh=any(e.word == "job_ended" for e in events))
@@ -129,7 +129,7 @@ class History:
         if fresh or number not in self._entries:
             rows = self._all(
                 "SELECT job, first_notice, last_notice, resource_manager, job_id, attempt,"
-                " instance, adopted, start_us, end_us, facts FROM jobs WHERE job = ?",
+                " instance, adopted, start_us, ended_us, facts FROM jobs WHERE job = ?",
                 (number,),
             )
             entry = self._entry(rows[0]) if rows else None
@@ -139,14 +139,14 @@ class History:
         return self._entries[number]
 
     def _entry(self, row: Sequence[Any]) -> JobEntry | None:
-        number, _first, _last, manager, job_id, attempt, instance, *_, end_us, facts = row
+        number, _first, _last, manager, job_id, attempt, instance, *_, ended_us, facts = row
         try:
             known = decode_facts(facts)
         except msgspec.MsgspecError:
             self.unreadable += 1
             return None
         return JobEntry(
-            number, JobKey(manager, job_id, attempt), instance, end_us is not None, known
+            number, JobKey(manager, job_id, attempt), instance, ended_us is not None, known
         )
 
     def _replay(
@@ -165,9 +165,9 @@ class History:
             (first, last),
         ):
             if number in told:
-                notice = self._record(record)[0]
+                notice, origin, _events = self._record(record)
                 if notice is not None:
-                    told[number].append((received_us, notice))
+                    told[number].append((received_us, notice, origin))
         result = {}
         for number, row in rows.items():
             entry = entries[number]
@@ -181,12 +181,12 @@ class History:
             )
         return result
 
-    def _record(self, record: bytes) -> tuple[Any, list[StoredEvent]]:
+    def _record(self, record: bytes) -> tuple[Any, Origin, list[StoredEvent]]:
         try:
             return decode_record(record)
         except (msgspec.MsgspecError, KeyError):
             self.unreadable += 1
-            return None, []
+            return None, "message", []
 
     def _all(self, query: str, values: Sequence[Any]) -> list[Any]:
         try:

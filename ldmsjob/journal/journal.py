@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from ldmsjob.clocks import wall_clock_us
 from ldmsjob.errors import ConfigError
-from ldmsjob.facts import JobFacts, JobKey
+from ldmsjob.facts import JobFacts, JobKey, Origin
 from ldmsjob.interfaces import IStats
 from ldmsjob.jobs import Change, Job
 from ldmsjob.journal.records import decode_facts, decode_record, encode, encode_record
@@ -52,12 +52,14 @@ _Row = tuple[int, int, int, int, bytes]
 class _Known:
     """What the journal knows of a job that more may be said of."""
 
-    __slots__ = ("first_notice", "instance", "number")
+    __slots__ = ("ended_us", "first_notice", "instance", "number")
 
     def __init__(self, number: int, first_notice: int, instance: str) -> None:
         self.number = number
         self.first_notice = first_notice
         self.instance = instance
+        self.ended_us: int | None = None
+        """When its end was heard of, by the clock of this daemon and not of the notifier."""
 
 
 class StoredJob:
@@ -70,7 +72,7 @@ class StoredJob:
         adopted: bool,
         start_us: int,
         facts: JobFacts,
-        notices: list[tuple[int, Notice]],
+        notices: list[tuple[int, Notice, Origin]],
     ) -> None:
         self.known = known
         self.key = key
@@ -79,7 +81,7 @@ class StoredJob:
         self.facts = facts
         """As they were when its row was last written: at its beginning, unless it has ended."""
         self.notices = notices
-        """What was accepted about it, with the times of receipt, in order."""
+        """What was accepted about it, with times of receipt and origins, in order."""
 
     @property
     def instance(self) -> str:
@@ -212,33 +214,29 @@ class Journal:
         self,
         notice: Notice,
         received_us: int,
+        origin: Origin,
         changes: Sequence[Change],
-        job: Job,
         sequence: int,
         instance: str,
     ) -> None:
-        """Keep a notice and what it did, at the end of the turn.
+        """Keep a notice and the changes that it made, at the end of the turn.
 
-        ``job`` is whom the notice is about when it changed nothing that shows; ``sequence`` the
-        number of the last event so far; ``instance`` the job manager that told.
+        ``sequence`` is the number of the last event so far; ``instance`` the job manager that told.
         """
         known = self._known
         rows = self._rows
         number = self._number
+        last = changes[-1]
         for change in changes:
             number += 1
             job = change.job
             if change.opened:
                 self._job += 1
                 self._changed[job] = known[job] = _Known(self._job, number, instance)
-            elif change.ended:
+            if change.ended:
                 self._changed[job] = known[job]
-            told = notice if change is changes[-1] else None
-            record = encode_record(told, change.events)
-            rows.append((number, known[job].number, received_us, sequence, record))
-        if not changes:
-            number += 1
-            record = encode_record(notice, ())
+                known[job].ended_us = received_us
+            record = encode_record(notice if change is last else None, change.events, origin)
             rows.append((number, known[job].number, received_us, sequence, record))
         self._number = number
         if not self._due:
@@ -448,10 +446,12 @@ class Journal:
         for number, first_notice, _last, manager, job_id, attempt, *rest in self._file.jobs(
             ended_after_us
         ):
-            instance, adopted, start_us, _end_us, facts = rest
+            instance, adopted, start_us, ended_us, facts = rest
+            known = _Known(number, first_notice, instance)
+            known.ended_us = ended_us
             try:
                 found[number] = StoredJob(
-                    _Known(number, first_notice, instance),
+                    known,
                     JobKey(manager, job_id, attempt),
                     bool(adopted),
                     start_us,
@@ -466,12 +466,12 @@ class Journal:
             job = found.get(number)
             if job is not None:
                 try:
-                    notice, _events = decode_record(record)
+                    notice, origin, _events = decode_record(record)
                 except (msgspec.MsgspecError, KeyError) as error:
                     self._unreadable(f"a notice of job {job.key.job_id}", error)
                 else:
                     if notice is not None:
-                        job.notices.append((received_us, notice))
+                        job.notices.append((received_us, notice, origin))
         return list(found.values())
 
     def _unreadable(self, what: str, error: Exception) -> None:
@@ -499,13 +499,13 @@ def _job_row(job: Job, known: _Known, last_notice: int) -> tuple[Any, ...]:
     return (
         known.number,
         known.first_notice,
-        last_notice if job.ended else None,
+        last_notice if known.ended_us is not None else None,
         key.resource_manager,
         key.job_id,
         key.attempt,
         known.instance,
         job.adopted,
         job.start_us,
-        job.end_us,
+        known.ended_us,
         encode(job.facts),
     )

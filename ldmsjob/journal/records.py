@@ -62,15 +62,18 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
 encode = msgspec.msgpack.Encoder().encode
 _decode_facts = msgspec.msgpack.Decoder(JobFacts).decode
 _decode_record = msgspec.msgpack.Decoder(
-    tuple[str, msgspec.Raw, list[tuple[str, int, int, Origin, msgspec.Raw]]]
+    tuple[str, Origin, msgspec.Raw, list[tuple[str, int, int, Origin, msgspec.Raw]]]
 ).decode
 _decode_notice = {word: msgspec.msgpack.Decoder(kind).decode for word, kind in _NOTICES.items()}
 _decode_task = msgspec.msgpack.Decoder(TaskFacts).decode
 _decode_step = msgspec.msgpack.Decoder(StepFacts).decode
 
 
-def encode_record(notice: Notice | None, events: Sequence[JobEvent]) -> bytes:
-    """A notice and what it gave; None for what another notice's row tells."""
+def encode_record(
+    notice: Notice | None, events: Sequence[JobEvent], origin: Origin = "message"
+) -> bytes:
+    """A notice, how it came to be known, and what it gave; None for what another row's notice
+    tells."""
     stored = []
     for event in events:
         kind = type(event)
@@ -84,27 +87,30 @@ def encode_record(notice: Notice | None, events: Sequence[JobEvent]) -> bytes:
                 None if detail is None else getattr(event, detail),
             )
         )
-    return encode((_NOTICE_WORDS.get(type(notice), ""), notice, stored))
+    return encode((_NOTICE_WORDS.get(type(notice), ""), origin, notice, stored))
 
 
-def decode_record(data: bytes) -> tuple[Notice | None, list[StoredEvent]]:
-    """The opposite. Raises ``msgspec.MsgspecError`` for what is none, and ``KeyError`` for a kind
-    of notice that this version does not know."""
+def decode_record(data: bytes) -> tuple[Notice | None, Origin, list[StoredEvent]]:
+    """The opposite: notice, origin, events.
+
+    Raises ``msgspec.MsgspecError`` for what is none, and ``KeyError`` for a kind of notice that
+    this version does not know.
+    """
     try:
         return _decoded_record(data)
     except UnicodeDecodeError as error:  # which is no error of msgspec's own
         raise msgspec.DecodeError(str(error)) from None
 
 
-def _decoded_record(data: bytes) -> tuple[Notice | None, list[StoredEvent]]:
-    word, raw, stored = _decode_record(data)
+def _decoded_record(data: bytes) -> tuple[Notice | None, Origin, list[StoredEvent]]:
+    word, origin, raw, stored = _decode_record(data)
     notice = _decode_notice[word](raw) if word else None
     events = []
-    for event_word, sequence, source_time_us, origin, detail in stored:
+    for event_word, sequence, source_time_us, event_origin, detail in stored:
         task = _decode_task(detail) if event_word.startswith("task_") else None
         step = _decode_step(detail) if event_word.startswith("step_") else None
-        events.append(StoredEvent(event_word, sequence, source_time_us, origin, task, step))
-    return notice, events
+        events.append(StoredEvent(event_word, sequence, source_time_us, event_origin, task, step))
+    return notice, origin, events
 
 
 def decode_facts(data: bytes) -> JobFacts:

@@ -30,7 +30,7 @@ CREATE TABLE jobs (
     instance TEXT NOT NULL,
     adopted INTEGER NOT NULL,
     start_us INTEGER NOT NULL,
-    end_us INTEGER,
+    ended_us INTEGER,
     facts BLOB NOT NULL
 );
 CREATE TABLE notices (
@@ -54,11 +54,11 @@ _PUT_NOTICE = "INSERT INTO notices VALUES (?, ?, ?, ?, ?)"
 _PUT_KEPT = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)"
 _DROP_KEPT = "DELETE FROM kept WHERE owner = ? AND name = ?"
 _OLDEST = """
-SELECT number, received_us, notices.job, jobs.job IS NULL, end_us FROM notices LEFT JOIN jobs
+SELECT number, received_us, notices.job, jobs.job IS NULL, ended_us FROM notices LEFT JOIN jobs
 ON notices.job = jobs.job
 WHERE number > ? ORDER BY number LIMIT ?
 """
-_DROP_JOBS = "DELETE FROM jobs WHERE job <= ? AND end_us < ? AND last_notice <= ?"
+_DROP_JOBS = "DELETE FROM jobs WHERE job <= ? AND ended_us < ? AND last_notice <= ?"
 
 _NEVER = 1 << 62
 
@@ -124,7 +124,7 @@ class JournalFile:
     def jobs(self, ended_after_us: int) -> list[tuple[Any, ...]]:
         """Rows of jobs that have not ended, or ended after that time, oldest first."""
         return self._all(
-            "SELECT * FROM jobs WHERE end_us IS NULL OR end_us > ? ORDER BY job", ended_after_us
+            "SELECT * FROM jobs WHERE ended_us IS NULL OR ended_us > ? ORDER BY job", ended_after_us
         )
 
     def notices(self, first: int) -> Iterator[tuple[int, int, bytes]]:
@@ -154,12 +154,12 @@ class JournalFile:
                 else:
                     database.execute(_PUT_KEPT, (owner, name, value))
 
-    def end_job(self, job: int, end_us: int, last_notice: int) -> None:
+    def end_job(self, job: int, ended_us: int, last_notice: int) -> None:
         """Mark a job as ended that has no end, in a transaction."""
         with self._transaction() as database:
             database.execute(
-                "UPDATE jobs SET end_us = ?, last_notice = ? WHERE job = ? AND end_us IS NULL",
-                (end_us, last_notice, job),
+                "UPDATE jobs SET ended_us = ?, last_notice = ? WHERE job = ? AND ended_us IS NULL",
+                (ended_us, last_notice, job),
             )
 
     def prune(self, after: int, ended_before_us: int, at_most: int) -> tuple[int, int]:

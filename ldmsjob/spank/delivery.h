@@ -63,37 +63,66 @@ static void file_name(char *name, size_t size, const char *suffix)
 	snprintf(name, size, "%s%s", delivery.path, suffix);
 }
 
-static void make_directory(void)
+/* Gives the directory of the socket. */
+static void directory_name(char *name)
 {
-	char directory[sizeof(delivery.path)];
 	char *slash;
 
-	memcpy(directory, delivery.path, sizeof(directory));
-	slash = strrchr(directory, '/');
-	if (slash != NULL && slash != directory) {
+	memcpy(name, delivery.path, sizeof(delivery.path));
+	slash = strrchr(name, '/');
+	if (slash != NULL && slash != name)
 		*slash = '\0';
-		mkdir(directory, 0700);
-	}
 }
 
-/* Opens one to append to it; gives its size. Never waits: anything but a plain file is refused. */
+/* A daemon that is not root could not read what root makes. Only for a file that we have made. */
+static void hand_to_daemon(int file)
+{
+	char directory[sizeof(delivery.path)];
+	struct stat status;
+
+	directory_name(directory);
+	if (geteuid() != 0 || stat(directory, &status) != 0 || status.st_uid == 0)
+		return;
+	if (fchown(file, status.st_uid, status.st_gid) != 0)
+		return; /* then the daemon says that it cannot read it */
+}
+
+/* Makes the file, and its directory if need be; one that has come into being meanwhile is as good. */
+static int make_file(const char *name, int flags)
+{
+	char directory[sizeof(delivery.path)];
+	int file = open(name, flags | O_CREAT | O_EXCL, 0600);
+
+	if (file < 0 && errno == ENOENT) {
+		directory_name(directory);
+		mkdir(directory, 0700);
+		file = open(name, flags | O_CREAT | O_EXCL, 0600);
+	}
+	if (file >= 0)
+		hand_to_daemon(file);
+	else if (errno == EEXIST)
+		file = open(name, flags);
+	return file;
+}
+
+/*
+ * Opens one to append to it; gives its size. Never waits, and takes nothing but a plain file of one
+ * name: another may be a file of somebody else.
+ */
 static int open_file(const char *suffix, off_t *size)
 {
-	const int flags =
-		O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+	const int flags = O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
 	char name[sizeof(delivery.path) + 8];
 	struct stat status;
 	int file;
 
 	file_name(name, sizeof(name), suffix);
-	file = open(name, flags, 0600);
-	if (file < 0 && errno == ENOENT) {
-		make_directory();
-		file = open(name, flags, 0600);
-	}
+	file = open(name, flags);
+	if (file < 0 && errno == ENOENT)
+		file = make_file(name, flags);
 	if (file < 0)
 		return -1;
-	if (fstat(file, &status) != 0 || !S_ISREG(status.st_mode)) {
+	if (fstat(file, &status) != 0 || !S_ISREG(status.st_mode) || status.st_nlink > 1) {
 		close(file);
 		errno = EINVAL;
 		return -1;

@@ -44,7 +44,7 @@ from ldmsjob.wire.events import (
     WireEvent,
 )
 from ldmsjob.wire.rates import SECOND_US, us_to_next_second
-from ldmsjob.wire.xprt import AuthMismatch
+from ldmsjob.wire.xprt import AuthMismatch, Unauthenticated
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -59,6 +59,13 @@ CLOSE_SECONDS = 5.0
 
 BATCH_BYTES = 256 * 1024
 """What collects for one link during a read is written early beyond this."""
+
+_REFUSALS: dict[type[PeerError], str] = {
+    AuthMismatch: "authentication mismatch",
+    Unauthenticated: "authentication missing",
+}
+"""What peers that break the protocol before their link is open are counted as; others as
+``handshake``."""
 
 
 class Outbox:
@@ -478,8 +485,7 @@ class LinkProtocol(Protocol):
             self._site.link_events(self, events)
         error = self._connection.error
         if error is not None and not self._closing:
-            mismatch = isinstance(error, AuthMismatch)
-            self._refusal = "authentication mismatch" if mismatch else "handshake"
+            self._refusal = _REFUSALS.get(type(error), "handshake")
             self._leave(PeerError(f"protocol error: {error}") if self._is_open else error)
 
     # Authentication

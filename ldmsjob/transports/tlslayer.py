@@ -146,7 +146,11 @@ class _Check:
                 verdict.refusal = self._identify(found)
         except Exception as problem:  # whatever a parser of certificates may raise
             verdict.refusal = "tls certificate", f"its certificate is wrong: {problem}"
-        return verdict.refusal is None
+        if verdict.refusal is not None:
+            # OpenSSL has questions left after that about the peer's own certificate.
+            verdict.credential = None
+            return False
+        return True
 
     def _refused(self, certificate: x509.Certificate, error: int) -> tuple[str, str]:
         who = f"its certificate ({shown(certificate)})"

@@ -65,6 +65,8 @@ def prepare_directory(path: str, mode: int) -> None:
         problem, hint = f"belongs to uid {found.st_uid}", f"chown {os.geteuid()} {path}"
     elif found.st_mode & 0o022:
         problem, hint = "may be written to by others", f"chmod {mode:04o} {path}"
+        if found.st_mode & stat.S_ISVTX:
+            hint = "such as /tmp is for everybody; choose one that is for the socket alone"
     else:
         return
     raise ConfigError(f"the directory '{path}' {problem}", rc=RC_LISTEN_FAILED, hint=hint)

@@ -114,10 +114,14 @@ class Workers:
 
     def _start(self) -> None:
         inbox: SimpleQueue[_Call] = SimpleQueue()
-        self._idle.append(inbox)
+        name = f"{self._name}-{self._started + 1}"
+        thread = threading.Thread(target=self._work, args=(inbox,), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return  # The system has no more of them now: the next call tries again.
         self._started += 1
-        name = f"{self._name}-{self._started}"
-        threading.Thread(target=self._work, args=(inbox,), name=name, daemon=True).start()
+        self._idle.append(inbox)
 
     def _assign(self) -> None:
         """Give waiting calls to idle threads."""

@@ -218,7 +218,10 @@ class LdmsConnection:
                 kind, length = zap.read_head(data, at, self._frame_limit, self._sets.read_limit)
                 action = self._frames.get(kind)
                 if action is None:
-                    raise PeerError(f"{zap.NAMES[kind]} frame out of place")
+                    text = f"{zap.NAMES[kind]} frame out of place"
+                    if self._frames is _AUTHENTICATE:
+                        raise xprt.Unauthenticated(text)
+                    raise PeerError(text)
                 if end - at < length:
                     wanted = length
                     break
@@ -286,7 +289,7 @@ class LdmsConnection:
     ) -> None:
         _, command = xprt.read_request_head(data, at, stop)
         if command != xprt.AUTH_MSG:
-            raise PeerError("a request before the end of authentication")
+            raise xprt.Unauthenticated("a request before the end of authentication")
         payload = xprt.read_counted(data, at, stop)
         self._paused = True
         events.append(AuthReceived(payload))

@@ -138,6 +138,10 @@ class AuthMismatch(ConnectionRefused):
         super().__init__("Auth mismatch", f"the peer's is {name}, ours '{ours}'")
 
 
+class Unauthenticated(PeerError):
+    """The peer has asked for something before it was authenticated."""
+
+
 def _check_identity(message: bytes, auth_name: str) -> None:
     if len(message) < _VERSION_BYTES:
         raise ConnectionRefused("Bad conn msg")

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import getpass
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -33,6 +34,7 @@ _PR_SET_PDEATHSIG = 1
 
 CONFIGURATION = """\
 ClusterName=lab
+FirstJobId={first_job}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 SlurmUser={user}
@@ -145,20 +147,28 @@ class Cluster:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.set_plugstack(plugstack)
         ports = free_ports(nodes + 1)
-        text = CONFIGURATION.format(
+        self._text = CONFIGURATION.format(
             host=socket.gethostname().partition(".")[0],
             port=ports[0],
+            # No two clusters of one machine should have jobs of one id.
+            first_job=secrets.randbelow(50_000) * 1000 + 1000,
             user=getpass.getuser(),
             directory=self.directory,
         )
         for name, port in zip(self.nodes, ports[1:], strict=True):
-            text += NODE.format(name=name, port=port)
-        (self.directory / "slurm.conf").write_text(text + PARTITION + settings)
+            self._text += NODE.format(name=name, port=port)
+        self._text += PARTITION
+        self.set_settings(settings)
         (self.directory / "state").mkdir()
         self.work = self.directory / "work"
         self.work.mkdir()
         # Jobs of all users write their output there.
         self.work.chmod(0o1777)
+
+    def set_settings(self, text: str) -> None:
+        """Further lines of slurm.conf. Daemons learn of them when they start."""
+        self.settings = text
+        (self.directory / "slurm.conf").write_text(self._text + text)
 
     def set_plugstack(self, text: str) -> None:
         """Which plugins the next steps load."""
@@ -199,6 +209,10 @@ class Cluster:
         process.kill()
         process.wait()
 
+    def nodes_expression(self) -> str:
+        """All nodes as Slurm writes them: n[1-4]."""
+        return f"n[1-{len(self.nodes)}]"
+
     def stop_nodes(self) -> None:
         """End all slurmds."""
         for name in self.nodes:
@@ -229,6 +243,13 @@ class Cluster:
             lambda: f"an empty queue; {self.run('squeue', check=False).stdout}",
             seconds,
         )
+
+    def clear(self) -> None:
+        """Cancel all jobs, and wait until they are gone."""
+        listed = self.queue()
+        if listed:
+            self.run("scancel", *listed, check=False)
+            self.wait_empty()
 
     def queue(self) -> list[str]:
         """The ids of all jobs that wait, run or end."""
@@ -292,8 +313,7 @@ class Cluster:
         try:
             with contextlib.suppress(AssertionError, subprocess.SubprocessError):
                 if "slurmctld" in self._processes:
-                    self.run("scancel", f"--user={getpass.getuser()}", check=False)
-                    self.wait_empty(10.0)
+                    self.clear()
         finally:
             for process in reversed(list(self._processes.values())):
                 stop(process)

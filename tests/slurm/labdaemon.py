@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,14 +63,15 @@ class LabDaemon:
     """A daemon with ``jobmgr_slurm`` whose files lie in ``directory``.
 
     It listens on ``port`` of the loopback interface for the C notifier, and with ``notifier`` on
-    the unix socket ``path`` for ours. ``attributes`` are further ones for the job manager. Started
-    again, it listens at the same places and appends to the same record of events; its event file
-    begins anew.
+    the unix socket ``path`` for ours. ``attributes`` are the job manager's. Started again, it
+    listens at the same places and appends to the same record of events; its event file begins
+    anew.
     """
 
-    def __init__(self, directory: Path, *, notifier: bool, attributes: str = "") -> None:
+    def __init__(
+        self, directory: Path, *, notifier: bool, attributes: str, environment: Mapping[str, str]
+    ) -> None:
         self.directory = directory
-        directory.mkdir()
         (self.port,) = free_ports(1)
         self.path = directory / "run" / "n.sock"
         self.lines = directory / "lines.log"
@@ -80,6 +81,7 @@ class LabDaemon:
         plugins.mkdir(parents=True)
         shutil.copy(Path(__file__).with_name("recorder.py"), plugins / "lab_recorder.py")
         self._notifier = notifier
+        self._environment = dict(environment)
         self._configuration = directory / "ldmsd.conf"
         self._configuration.write_text(
             CONFIGURATION.format(
@@ -91,9 +93,12 @@ class LabDaemon:
             )
         )
         self.process: subprocess.Popen[bytes] | None = None
+        self.lives = 0
+        """How often it was started."""
 
     def start(self) -> None:
         """Start it and wait until it listens everywhere."""
+        self.lives += 1
         with self.log.open("ab") as log:
             self.process = process = subprocess.Popen(
                 [
@@ -108,7 +113,7 @@ class LabDaemon:
                 ],
                 cwd=self.directory,
                 env={
-                    **os.environ,
+                    **self._environment,
                     "PYTHONPATH": f"{SOURCE}:{self.directory / 'plugins'}",
                     "PYTHONDONTWRITEBYTECODE": "1",
                 },
@@ -173,14 +178,14 @@ class LabDaemon:
         """All job events so far. ``life`` of an event counts this daemon's starts from 1."""
         if not self.record.exists():
             return []
-        life, last = 1, 0
+        life = 0
         result = []
         for line in self.record.read_text().rpartition("\n")[0].splitlines():
             event = json.loads(line)
-            if event["sequence"] <= last:
+            if event["kind"] == "start":
                 life += 1
-            last = event["sequence"]
-            result.append({**event, "life": life})
+            else:
+                result.append({**event, "life": life})
         return result
 
     def runs(self) -> dict[str, list[Run]]:

@@ -15,11 +15,14 @@ from tests.slurm.labdaemon import SOURCE, LabDaemon
 _C_PLUGIN = "lib/ovis-ldms/libslurm_notifier.so"
 
 
-def new_daemon(cluster: Cluster, name: str, *, notifier: bool, attributes: str = "") -> LabDaemon:
-    """A daemon with files in the cluster's directory. Each has another ``name``."""
-    directory = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=cluster.directory))
-    directory.rmdir()
-    return LabDaemon(directory, notifier=notifier, attributes=attributes)
+def new_daemon(cluster: Cluster, *, notifier: bool, attributes: str) -> LabDaemon:
+    """A daemon with files in the cluster's directory, and commands that ask this Slurm."""
+    return LabDaemon(
+        Path(tempfile.mkdtemp(prefix="d.", dir=cluster.directory)),
+        notifier=notifier,
+        attributes=attributes,
+        environment=cluster.environment,
+    )
 
 
 def c_plugin() -> Path:
@@ -38,10 +41,10 @@ def c_plugstack(plugin: Path, port: int) -> str:
     return f"optional {plugin} client=sock:127.0.0.1:{port}:none timeout=2\n"
 
 
-def c_notifier(cluster: Cluster, attributes: str = "") -> tuple[LabDaemon, str]:
+def c_notifier(cluster: Cluster, attributes: str = "reconcile=0") -> tuple[LabDaemon, str]:
     """A daemon, not started, and the plugstack.conf by which the C notifier speaks to it."""
     plugin = c_plugin()
-    daemon = new_daemon(cluster, "c", notifier=False, attributes=attributes)
+    daemon = new_daemon(cluster, notifier=False, attributes=attributes)
     return daemon, c_plugstack(plugin, daemon.port)
 
 
@@ -66,8 +69,8 @@ def our_plugstack(plugin: Path, path: Path) -> str:
     return f"optional {plugin} path={path}\n"
 
 
-def our_notifier(cluster: Cluster, attributes: str = "") -> tuple[LabDaemon, str]:
+def our_notifier(cluster: Cluster, attributes: str = "reconcile=0") -> tuple[LabDaemon, str]:
     """A daemon, not started, and the plugstack.conf by which our notifier speaks to it."""
     plugin = our_plugin(cluster.directory)
-    daemon = new_daemon(cluster, "o", notifier=True, attributes=attributes)
+    daemon = new_daemon(cluster, notifier=True, attributes=attributes)
     return daemon, our_plugstack(plugin, daemon.path)

@@ -1,4 +1,5 @@
-"""A subscriber that writes every job event, with all that it holds, as one line of JSON.
+"""A subscriber that writes every job event, with all that it holds, as one line of JSON, and a line
+for each start of the daemon.
 
 The lines of an event file do not tell to which job a task belongs. Events come to all subscribers
 in one order, so that line n of the one file is about the same event as line n of the other.
@@ -42,6 +43,7 @@ class Recorder(JobSubscriber):
     def start(self) -> None:
         """Open the file."""
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(self._fd, b'{"kind":"start"}\n')
 
     def stop(self) -> None:
         """Close it."""

@@ -11,16 +11,25 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.slurm.check import canonical, check_job
+from tests.slurm.cluster import Cluster
 from tests.slurm.expected import EXPECTED
-from tests.slurm.notifiers import c_notifier, our_notifier
+from tests.slurm.labdaemon import LabDaemon
+from tests.slurm.notifiers import c_notifier, c_plugin, c_plugstack, our_notifier
 from tests.slurm.plays import PLAYS
 from tests.slurm.stage import Performance, shared_cluster
+
+
+def _both(cluster: Cluster) -> tuple[LabDaemon, str]:
+    """Both notifiers into one daemon, which also reconciles as often as it can."""
+    plugin = c_plugin()
+    daemon, plugstack = our_notifier(cluster, f"reconcile=1 nodes={cluster.nodes_expression()}")
+    return daemon, plugstack + c_plugstack(plugin, daemon.port)
 
 
 @cache
 def _outcome(kind: str) -> Performance | Exception:
     cluster = shared_cluster()
-    prepare = {"c": c_notifier, "ours": our_notifier}[kind]
+    prepare = {"c": c_notifier, "ours": our_notifier, "both": _both}[kind]
     try:
         daemon, plugstack = prepare(cluster)
         cluster.restart_nodes(plugstack)
@@ -120,6 +129,13 @@ class OurNotifierTests(ScenarioTests, SynchronousTestCase):
 
     kind = "ours"
     exact = True
+
+
+@_with_scenarios
+class BothNotifiersTests(ScenarioTests, SynchronousTestCase):
+    """Both notifiers tell of each job, while the daemon reconciles: nothing comes twice."""
+
+    kind = "both"
 
 
 @_with_scenarios
