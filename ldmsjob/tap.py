@@ -12,7 +12,6 @@ import pwd
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, TextIO
 
@@ -296,7 +295,7 @@ def end_soon(status: int, seconds: float = EXIT_SECONDS) -> None:
     """Have the process end by then, whatever its threads wait for."""
 
     def end() -> None:
-        time.sleep(seconds)
+        threading.Event().wait(seconds)
         os._exit(status)
 
     threading.Thread(target=end, name="end", daemon=True).start()
