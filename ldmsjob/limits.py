@@ -123,7 +123,7 @@ class Limits:
         "Jobs that run or whose sets linger. Each takes about 10 KiB. Of more, nothing is shown.",
     )
     steps_per_job: int = _limit(100_000, "Steps of one job. Further ones are left out.")
-    nodes_per_step: int = _limit(100_000, "Nodes of one step. Further ones are left out.")
+    nodes_per_step: int = _limit(20_000, "Nodes of one step. Further ones are left out.")
     tasks_per_job: int = _limit(
         1_000_000, "Tasks of one job. Further ones are left out.", most=1_000_000
     )
