@@ -336,7 +336,9 @@ class Daemon(OrderedServices):
         self.job_managers.setServiceParent(self)
         _Opening("recovery", self._recover).setServiceParent(self)
         self.samplers.setServiceParent(self)
-        _Closing("links", self.site.close).setServiceParent(self)
+        sending = ServiceGroup("links", self._clock, STOP_SECONDS)
+        _Closing("open links", self.site.close).setServiceParent(sending)
+        sending.setServiceParent(self)
         self.listeners.setServiceParent(self)
         if self._metrics is not None:
             self._metrics.setServiceParent(self)
@@ -642,6 +644,7 @@ class Daemon(OrderedServices):
         """See to file descriptors for all links, and bind the listeners."""
         self.admission.prepare()
         super().privilegedStartService()
+        self._hand_over()
 
     def startService(self) -> None:
         """Write the pid file and start everything; the listeners have been bound before.
@@ -661,11 +664,6 @@ class Daemon(OrderedServices):
         ``privilegedStartService``, which then also gives the user what this one has made."""
         self._run_as = uid, gid
         self.listeners.changes_user = True
-
-    def privilegedStartService(self) -> None:
-        """Bind the listeners."""
-        super().privilegedStartService()
-        self._hand_over()
 
     def _hand_over(self) -> None:
         if self._run_as is None:

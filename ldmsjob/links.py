@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.logger import Logger, LogLevel
 from zope.interface import implementer
@@ -92,6 +93,7 @@ class LinkSite:
         self._patience_seconds = patience_seconds
         self._links: dict[ILink, None] = {}
         self._patience: IDelayedCall | None = None
+        self._closed: Deferred[None] | None = None
         self._limited = LimitedLog(self.log, now=clock.seconds)
         self._calls: dict[type[Any], Callable[[ILink, Any], None]] = {
             SubscribeWanted: self._subscribe_wanted,
@@ -112,14 +114,24 @@ class LinkSite:
         """The open links, oldest first."""
         return tuple(self._links)
 
-    def close(self) -> None:
-        """Close all links politely, for the daemon's end."""
+    def close(self) -> Deferred[None]:
+        """Close all links politely, for the daemon's end; fires when they have sent what they had
+        to, or were given up."""
+        closed: Deferred[None] = Deferred()
+        self._closed = closed
         for link in self.links:
             link.close()
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
         self._sets.close()
+        self._tell_closed()
+        return closed
+
+    def _tell_closed(self) -> None:
+        if self._closed is not None and not self._links:
+            closed, self._closed = self._closed, None
+            closed.callback(None)
 
     # ILinkSite
 
@@ -168,6 +180,7 @@ class LinkSite:
         with self._turn:
             self._hub.forget_link(link)
             self._sets.forget_link(link)
+        self._tell_closed()
         if reason.check(ConnectionDone):
             return
         text = reason.getErrorMessage()

@@ -203,8 +203,18 @@ class LinkSiteTests(SiteTestCase):
         self.site.link_opened(slow)
         self.subscribe(slow)
         self.site.link_events(self.one, [message(), message()])
-        self.site.close()
+        closed = self.site.close()
         self.assertEqual({link.state for link in (self.one, self.other, slow)}, {"closed"})
+        for link in (self.one, self.other, slow):
+            self.assertNoResult(closed)
+            self.site.link_closed(link, Failure(ConnectionDone()))
+        self.successResultOf(closed)
+
+    def test_close_without_links(self) -> None:
+        """There is nothing to wait for."""
+        for link in (self.one, self.other):
+            self.site.link_closed(link, Failure(ConnectionDone()))
+        self.successResultOf(self.site.close())
 
 
 class LogTests(SiteTestCase):
