@@ -54,6 +54,7 @@ from ldmsjob.notices import (
     JobExit,
     JobInit,
     Notice,
+    Opening,
     StepExit,
     StepInit,
     TaskExit,
@@ -151,15 +152,9 @@ class JobTable:
         time_us = notice.time_us
         if time_us is None:
             time_us = received_us
-        if (
-            len(self._all) >= self._max_jobs
-            and (job is None or job.ended)
-            and type(notice) in OPENING
-        ):
-            self._stats.add(f"refused.{'jobs' if type(notice) is JobInit else 'job_notices'}")
-            self._on_refused("jobs", notice.job_id)
-            return []
         if job is None:
+            if isinstance(notice, OPENING) and self._is_full(notice):
+                return []
             return self._rules[type(notice)][0](resource_manager, notice, time_us, received_us)
         if not job.told_plainly:
             job = self._attempt_meant(job, notice, time_us)
@@ -258,6 +253,14 @@ class JobTable:
         return change
 
     # Limits
+
+    def _is_full(self, notice: Opening) -> bool:
+        """Whether there is no room for the job, or the attempt, that would begin; counted."""
+        if len(self._all) < self._max_jobs:
+            return False
+        self._stats.add(f"refused.{'jobs' if type(notice) is JobInit else 'job_notices'}")
+        self._on_refused("jobs", notice.job_id)
+        return True
 
     def _has_room(self, job: Job, notice: TaskInit | TaskExit | StepInit) -> bool:
         """Whether one more task, or step, of that job is taken; counted when it is not."""
@@ -391,6 +394,8 @@ class JobTable:
         order = restart_order(job, notice.details)
         if order == 1 or (order is None and _starts_again(job, notice, time_us)):
             changes = self._end_attempt(job, time_us, received_us, "implied")
+            if self._is_full(notice):
+                return changes
             return changes + self._open_next(job, notice, time_us, received_us)
         if order == -1:
             self._stats.add("late")
@@ -410,6 +415,8 @@ class JobTable:
         again = order is None and part is not None and is_next_step(part, time_us)
         if again or order == 1 or (order is None and _starts_again(job, notice, time_us)):
             changes = self._end_attempt(job, time_us, received_us, "implied")
+            if self._is_full(notice):
+                return changes
             change = self._next_change(job, time_us)
             return changes + self._begin_adopted_by_step(change, notice, time_us, received_us)
         if part is not None and part.start_us is not None:
@@ -438,6 +445,8 @@ class JobTable:
             return [change]
         if task.is_other_run(notice, time_us):
             changes = self._end_attempt(job, time_us, received_us, "implied")
+            if self._is_full(notice):
+                return changes
             change = self._next_change(job, time_us)
             return changes + self._begin_adopted_by_task(change, notice, time_us, received_us)
         self._stats.add("repeated_task")
@@ -549,6 +558,8 @@ class JobTable:
         order = restart_order(job, notice.details)
         is_next = order == 1 or (order is None and is_next_init(job, time_us))
         if is_next and self._is_newest(job):
+            if self._is_full(notice):
+                return []
             return self._open_next(job, notice, time_us, received_us)
         self._stats.add("late")
         return complete(job, notice, time_us) if order != -1 else []
@@ -568,6 +579,8 @@ class JobTable:
             if not repeated and is_not_before(time_us, job.over_us):
                 order = 1
         if order == 1 and self._is_newest(job):
+            if self._is_full(notice):
+                return []
             change = self._next_change(job, time_us)
             return self._begin_adopted_by_step(change, notice, time_us, received_us)
         self._stats.add("late")
@@ -580,6 +593,8 @@ class JobTable:
         task = job._tasks.get((notice.step_id, notice.node_id, notice.task_id))
         repeated = task is not None and (notice.pid is None or notice.pid == task.pid)
         if not repeated and is_not_before(time_us, job.over_us) and self._is_newest(job):
+            if self._is_full(notice):
+                return []
             change = self._next_change(job, time_us)
             return self._begin_adopted_by_task(change, notice, time_us, received_us)
         self._stats.add("late")

@@ -472,8 +472,20 @@ class JobTests(SynchronousTestCase):
         """A further attempt is a job of its own."""
         table = self.table(jobs=1)
         self.apply(table, JobInit("1", T), JobExit("1", T + 1))
-        self.assertEqual(self.apply(table, JobInit("1", T + 2)), [0])
-        self.assertEqual(self.counted(), {"refused.jobs": 1})
+        later = T + 5_000_000
+        self.assertEqual(self.apply(table, JobInit("1", later)), [0])
+        self.assertEqual(self.apply(table, StepInit("1", 1, 0, later)), [0])
+        self.assertEqual(self.apply(table, TaskInit("1", 1, 0, 0, later, 7)), [0])
+        self.assertEqual(self.counted(), {"refused.jobs": 1, "refused.job_notices": 2})
+        self.assertEqual(self.stats.get("late"), 0)
+
+    def test_runs_without_ends(self) -> None:
+        """A run whose forerunner's end was lost ends that, and has no place of its own."""
+        table = self.table(jobs=1)
+        first, other = (TaskInit("1", 0, 0, 0, T + n, 7 + n) for n in (0, 5_000_000))
+        self.assertEqual(self.apply(table, JobInit("1", T), first, other), [1, 1, 3])
+        self.assertEqual(self.counted(), {"refused.job_notices": 1})
+        self.assertEqual((len(table.jobs()), table.running()), (1, []))
 
     def test_tasks(self) -> None:
         """Of one job so many tasks; their ends still count, and other jobs are not concerned."""
