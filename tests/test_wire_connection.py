@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import PublishError
-from ldmsjob.wire import xprt, zap
+from ldmsjob.wire import msg, xprt, zap
 from ldmsjob.wire.buffers import Limits
 from ldmsjob.wire.events import (
     AnswerSubscribe,
@@ -230,6 +230,28 @@ class AuthenticationTests(SynchronousTestCase):
         end.receive_data(b"x", NOW)
         self.assertIsNotNone(end.error)
         self.assertEqual(end.buffered_bytes, 0)
+
+
+class KeptTests(SynchronousTestCase):
+    """What is not complete yet."""
+
+    def test_nothing_is_kept_behind_an_error(self):
+        """Unfinished frames, messages and daemon requests go with the connection's error, not with
+        its last reference."""
+        pair = LinkPair()
+        head = bytes(20) + bytes(8) + bytes((msg.FIRST | msg.MORE, 0, 0, 0))
+        body = bytearray(msg.BODY_OVERHEAD)
+        body[64:68] = (1000).to_bytes(4, "big")
+        record = bytes.fromhex("ffffffff 00000001 00000001 00000001 00000001 0000001c 00000000")
+        pair.server.receive_data(request(xprt.MSG, head + bytes(body)), NOW)
+        count = len(record).to_bytes(4, "big")
+        pair.server.receive_data(request(xprt.SEND_MSG, count + record), NOW)
+        too_short = request(xprt.DIR)
+        pair.server.receive_data(too_short[:-1], NOW)
+        self.assertGreater(pair.server.buffered_bytes, msg.BODY_OVERHEAD + 4)
+        pair.server.receive_data(too_short[-1:], NOW)
+        self.assertIsNotNone(pair.server.error)
+        self.assertEqual(pair.server.buffered_bytes, 0)
 
 
 class RefusalTests(SynchronousTestCase):

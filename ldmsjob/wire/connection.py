@@ -237,6 +237,9 @@ class LdmsConnection:
         # Its traceback refers to this connection, and to all that was read.
         self.error = error.with_traceback(None)
         self._buffer.clear()
+        self._requests.clear()
+        if self._reader is not None:
+            self._reader.clear()
 
     # Frames
 

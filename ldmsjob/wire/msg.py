@@ -300,6 +300,11 @@ class MessageReader:
         """Bytes of fragments that wait for the rest of their messages."""
         return self._partial_bytes
 
+    def clear(self) -> None:
+        """Forget unfinished messages: nothing more comes."""
+        self._partials.clear()
+        self._partial_bytes = 0
+
     def read_run(self, data: bytes, at: int, end: int, now_us: int, events: list[WireEvent]) -> int:
         """Take whole frames with one unfragmented message each, up to the first that is not one.
 

@@ -121,6 +121,12 @@ class RequestReader:
         self.kept_bytes = 0
         """Bytes of records that wait for the rest of their messages."""
 
+    def clear(self) -> None:
+        """Forget all that is not complete: nothing more comes."""
+        self._partials.clear()
+        self._answers.clear()
+        self.kept_bytes = 0
+
     def asked(self, msg_no: int) -> None:
         """We have sent a request with that number: its answer is wanted."""
         self._answers[msg_no] = bytearray()
