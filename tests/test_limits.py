@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
@@ -24,23 +24,28 @@ from ldmsjob.admission import FOR_THIS_HOST, RESERVED, RUSH_SECONDS, Admission
 from ldmsjob.errors import ConfigError
 from ldmsjob.facts import JobKey
 from ldmsjob.interfaces import IAdmission, IPlace, LinkSettings
+from ldmsjob.jobservice import JobService
+from ldmsjob.jobsets import JobSetPolicy
 from ldmsjob.jobtable import JobTable
 from ldmsjob.limits import LIMITS, Limits, LimitSpec, changed
 from ldmsjob.messages import MessageHub
 from ldmsjob.notices import JobExit, JobInit, Notice, StepInit, TaskExit, TaskInit
+from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats
+from ldmsjob.testing import EventRecorder
 from ldmsjob.transports.acceptor import ACCEPTS, NO_DESCRIPTORS, Acceptor
 from ldmsjob.transports.auth_none import NoneAuthenticator
 from ldmsjob.transports.memory import MemoryPair
 from ldmsjob.transports.sock import SockTransport
 from ldmsjob.turns import Turn
 from ldmsjob.wire import zap
-from ldmsjob.wire.events import ReturnCredit
-from ldmsjob.wire.msg import credit_frame
+from ldmsjob.wire.events import BODY_OVERHEAD, Publish, Refused, ReturnCredit
+from ldmsjob.wire.msg import credit_frame, publish_frame
 from tests.daemons import Rig
 from tests.fake_links import FakeLink
 from tests.fake_sites import FakeSite
 from tests.linkpair import LinkPair
+from tests.test_wire_msg import fragments
 
 DOCS = Path(ldmsjob.__file__).parent.parent / "docs"
 UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -520,6 +525,61 @@ class JobTests(SynchronousTestCase):
         self.assertEqual(self.apply(table, TaskInit("1", 0, 2, 0, T, 5)), [0])
         self.assertEqual(self.apply(table, TaskInit("1", 0, 1, 0, T, 5)), [1])
         self.assertEqual(self.counted(), {"refused.nodes_per_step": 2})
+
+
+class ServiceTests(SynchronousTestCase):
+    """The limits reach what they are for."""
+
+    def test_jobs(self) -> None:
+        """The job table and the queues of subscribers keep to them; each limit is logged once."""
+        clock, stats = Clock(), Stats()
+        limits = Limits(jobs=3, event_queue=2)
+        service = JobService(SetRegistry(), Turn(), clock, stats, "node-1", limits=limits)
+        recorder = EventRecorder(lambda event: Deferred())
+        service.subscribe(recorder, name="slow")
+        lines: list[Any] = []
+        globalLogPublisher.addObserver(lines.append)
+        self.addCleanup(globalLogPublisher.removeObserver, lines.append)
+        for number in range(6):
+            service.apply(JobInit(str(number), T), T, "slurm", JobSetPolicy())
+        self.assertEqual(len(service.jobs()), 3)
+        self.assertEqual(stats.child("jobs").get("refused.jobs"), 3)
+        told = [formatEvent(line) for line in lines if "job_id" in line or "limit" in line]
+        self.assertEqual(told, ["job 3 is left out, or a part of it: the limit jobs is reached"])
+        for number in range(3):
+            service.apply(StepInit(str(number), 0, 0, T), T, "slurm", JobSetPolicy())
+        self.assertEqual(stats.child("subscribers").child("slow").get("lost"), 3)
+
+    def test_listeners(self) -> None:
+        """Transports are told them, whatever stands first in the configuration; descriptors are
+        seen to before anybody can connect."""
+        rig = Rig(self)
+        rig.read("listen xprt=wire port=1\nlimits links=500\nlisten xprt=wire port=2\n")
+        daemon = rig.daemon
+        for settings in daemon.endpoints[0].transport.settings:
+            self.assertEqual(settings.limits, Limits(links=500))
+            self.assertIs(settings.admission, daemon.admission)
+        self.patch(resource, "getrlimit", lambda _: (100, 100))
+        self.patch(resource, "setrlimit", lambda *_: None)
+        daemon.privilegedStartService()
+        self.assertEqual(daemon.admission.most, 100 - RESERVED)
+
+    def test_messages(self) -> None:
+        """One message in parts may have so many bytes, and what there is of such messages."""
+        limits = Limits(message_bytes=2000, fragment_bytes=1000)
+        left = FakeSite()
+        pair = MemoryPair(left, FakeSite(), Clock(), limits=limits)
+        pair.settle()
+        for number, image in enumerate((1001, 1001, 2000, 2001)):
+            data = bytes(image - BODY_OVERHEAD - len(b"c\0"))
+            cut = image - 1 if number < 2 else 999
+            payload, _ = fragments(publish_frame(Publish("c", data), number, T), cut)
+            pair.left.dataReceived(zap.counted_frame(zap.SENDRECV, payload))
+        refused = [one.reason for one in left.events if isinstance(one, Refused)]
+        self.assertEqual(refused, ["too_many_fragments", "too_many_fragments", "message_too_long"])
+        for link in (pair.left, pair.right):
+            link.abort("end")
+        pair.settle()
 
 
 class MemoryTests(SynchronousTestCase):

@@ -367,6 +367,27 @@ class LookupTests(ServingTestCase):
         self.assertEqual(self.found(path="node/a"), ["node/a"])
         self.assertEqual(self.found(path="node/c", link=self.other), ["node/c"])
 
+    def test_too_many_of_all_links(self) -> None:
+        """All links together cannot have more than so many; room is made by a link that closes,
+        and by a deletion that is acknowledged or was given up."""
+        self.limit(lookups=3)
+        for path in ("node/a", "node/b"):
+            self.grant(path)
+        self.assertEqual(self.found(path="node/a", link=self.other), ["node/a"])
+        wanted = self.lookup("node/b")
+        self.assertEqual(self.ask(wanted, link=self.other), [FailLookup(XID, 12)])
+        self.registry.remove("node/a")
+        self.assertEqual(self.ask(wanted, link=self.other)[-1], FailLookup(XID, 12))
+        deletion = next(one for one in self.link.sent if isinstance(one, DeleteSet))
+        self.ask(DeletionAcknowledged(deletion.token))
+        self.assertEqual(self.sets.handles, 2)
+        self.clock.advance(3600)
+        self.assertEqual(self.sets.handles, 1)
+        self.assertEqual(self.found(path="node/b", link=self.other), ["node/b"])
+        for link, left in ((self.link, 1), (self.other, 0)):
+            self.site.link_closed(link, Failure(ConnectionDone()))
+            self.assertEqual(self.sets.handles, left)
+
     def step(self) -> bool:
         """Make the next delayed call, and not those that it leads to; False when there is none."""
         if not self.clock.calls:
@@ -533,6 +554,12 @@ class ReadTests(ServingTestCase):
         self.limit(waiting_bytes=10 * readers.REQUEST_BYTES)
         self.link.choked = True
         wanted = ReadWanted(XID, XID, self.one.key, self.one.address, 1)
+        for _ in range(2):
+            self.site.link_events(self.link, [wanted] * 10)
+            self.assertEqual(self.link.state, "open")
+            self.link.choked = False
+            self.site.link_drained(self.link)
+            self.link.choked = True
         self.site.link_events(self.link, [wanted] * 10)
         self.assertEqual(self.link.state, "open")
         self.site.link_events(self.link, [wanted])

@@ -149,6 +149,19 @@ class LinkTests(UnixTestCase):
         self.assertEqual(self.server.refused[0][0], f"pid {os.getpid()} of uid {os.getuid()}")
         self.assertEqual(self.admission.unopened, 0)
 
+    @inlineCallbacks
+    def test_not_kept_out(self) -> Iterator[Deferred[Any]]:
+        """However many have not authenticated, who is on this host gets in; of one user there are
+        at most so many."""
+        self.listen(limits=Limits(links_unopened=1, links_per_address=3))
+        silent = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        for one in silent:
+            self.addCleanup(one.close)
+            one.connect(self.path)
+        yield self.connect()
+        yield self.assertFailure(self.connect(), PeerError)
+        self.assertRegex(self.server.refused[0][1], "^too many of one address: ")
+
 
 class SocketTests(UnixTestCase):
     """The socket in the file system."""
