@@ -234,7 +234,7 @@ def open_for_reading(path: str) -> sqlite3.Connection:
 
 
 def checkpoint(path: str) -> None:
-    """Move what was written from the log beside the file into the file, and have the log begin anew.
+    """Move what was written from the log beside the file into the file; the log then begins anew.
 
     Waits for the disk: for a thread. Raises ``sqlite3.Error``.
     """
@@ -243,7 +243,7 @@ def checkpoint(path: str) -> None:
         # Without standing in the writer's way: nearly all of it.
         database.execute("PRAGMA wal_checkpoint(PASSIVE)")
         # The log begins anew only when nothing was written meanwhile, which under load never
-        # happens by itself. The writer waits for the little that is left; nobody else is waited for.
+        # happens by itself. The writer waits for the little that is left, and we for nobody.
         database.execute("PRAGMA busy_timeout = 0")
         for _ in range(_RESTARTS):
             (is_busy, _, _) = database.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
