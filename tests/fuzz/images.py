@@ -92,7 +92,7 @@ def _shape(meta: bytes) -> tuple[int, int, int]:
 def journal_rows(data: bytes) -> None:
     """A damaged row of the journal is told from a whole one by the declared errors alone."""
     try:
-        notice, events = decode_record(data)
+        notice, _origin, events = decode_record(data)
         encode(notice)
         for event in events:
             expect(isinstance(event.word, str), "no word")

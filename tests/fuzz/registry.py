@@ -5,8 +5,9 @@ from __future__ import annotations
 from tests.fuzz import images, links, texts
 from tests.fuzz.target import Target
 
-_COMPOSED = ((800_000, 300), (4_000_000, 500))
-"""What composed streams may cost: they are longer than the choices that make them."""
+_COMPOSED = ((2_000_000, 300), (4_000_000, 500))
+"""What composed streams may cost: they are longer than the choices that make them, and may come one
+byte at a time."""
 
 TARGETS = {
     target.name: target

@@ -127,7 +127,7 @@ def notices(data: bytes) -> None:
     # What the journal is given can be written, and says the same when it is read.
     for notice in context.notices:
         same(decode_record(encode_record(notice, []))[0], notice, "in the journal")
-    _, stored = decode_record(encode_record(None, recorder.events))
+    *_, stored = decode_record(encode_record(None, recorder.events))
     same([one.sequence for one in stored], [one.sequence for one in recorder.events], "stored")
     for job in fake.jobs.jobs():
         same(decode_facts(encode(job.facts)), job.facts, "facts in the journal")
