@@ -117,6 +117,17 @@ class JournalTests(SynchronousTestCase):
             self.assertEqual(self.rows(), [])
         self.assertEqual((seen, self.stats.get("transactions")), ([5], 1))
 
+    def test_much_is_checkpointed_soon(self):
+        """The log beside the file is copied when much has been written, whatever the time."""
+        done = []
+        self.patch(journal_module, "CHECKPOINT_ROWS", 10)
+        self.again(in_thread=lambda function, path: done.append(path) or execute(function, path))
+        for number in range(3):
+            self.run_job(str(number))
+        self.assertEqual(done, [self.path])
+        self.run_job("3")
+        self.assertEqual(done, [self.path] * 2)
+
     def test_recovery(self):
         """Jobs that run come back with what was accepted; ended ones do not; numbers go on."""
         self.run_job("1")

@@ -36,6 +36,10 @@ RETRY_SECONDS = 5.0
 TIDY_SECONDS = 30.0
 """How often the file is tidied."""
 
+CHECKPOINT_ROWS = 5000
+"""So many new rows have the log beside the file copied without waiting for that. Each takes some
+kilobytes of the log."""
+
 _PRUNE_ROWS = 500
 _PRUNE_SECONDS = 0.05
 """Rows that are looked at in one go, which takes a few milliseconds, and the pause between."""
@@ -291,6 +295,8 @@ class Journal:
         self._rows = []
         self._changed.clear()
         self._kept.clear()
+        if self._unchecked >= CHECKPOINT_ROWS and not self._checkpointing:
+            self._checkpoint()
 
     # When the disk fails
 

@@ -65,6 +65,9 @@ _NEVER = 1 << 62
 _OWN = "journal"
 """Owner of what the journal keeps of itself: the highest numbers, when their rows may be gone."""
 
+_RESTARTS, _RESTART_SECONDS = 50, 0.005
+"""How often, and after which pause, a log that is in use is tried to be begun anew."""
+
 _SIDES = ("", "-wal", "-shm")
 
 
@@ -231,13 +234,22 @@ def open_for_reading(path: str) -> sqlite3.Connection:
 
 
 def checkpoint(path: str) -> None:
-    """Move what was written from the log beside the file into the file.
+    """Move what was written from the log beside the file into the file, and have the log begin anew.
 
     Waits for the disk: for a thread. Raises ``sqlite3.Error``.
     """
     database = sqlite3.connect(path, isolation_level=None, timeout=1)
     try:
+        # Without standing in the writer's way: nearly all of it.
         database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        # The log begins anew only when nothing was written meanwhile, which under load never
+        # happens by itself. The writer waits for the little that is left; nobody else is waited for.
+        database.execute("PRAGMA busy_timeout = 0")
+        for _ in range(_RESTARTS):
+            (is_busy, _, _) = database.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            if not is_busy:
+                break
+            time.sleep(_RESTART_SECONDS)
     finally:
         database.close()
 
