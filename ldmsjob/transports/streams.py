@@ -7,6 +7,7 @@ not authenticated, and rails that are made as one.
 
 from __future__ import annotations
 
+import resource
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ BACKLOG = 1024
 """Connections that wait to be accepted, as with the C daemon."""
 
 MAX_UNOPENED = 1024
-"""Connections of one transport that have not authenticated yet; more are closed at once."""
+"""Connections of one transport that have not authenticated yet; more are closed at once. They are
+never more than half of the file descriptors that we may have: links and files need some, too."""
 
 CONNECT_SECONDS = 10.0
 
@@ -126,12 +128,12 @@ class StreamTransport:
         *,
         handshake_seconds: float = HANDSHAKE_SECONDS,
         output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
-        max_unopened: int = MAX_UNOPENED,
+        max_unopened: int | None = None,
     ) -> None:
         self.reactor: Any = context.clock
         self.handshake_seconds = handshake_seconds
         self.output_limit_bytes = output_limit_bytes
-        self.max_unopened = max_unopened
+        self.max_unopened = _unopened_allowed() if max_unopened is None else max_unopened
         self.unopened = 0
         """Connections whose handshake is not done yet."""
         self.outbox = Outbox()
@@ -244,6 +246,13 @@ class StreamTransport:
     def settled(self) -> None:
         """A connection became a link or ended before it."""
         self.unopened -= 1
+
+
+def _unopened_allowed() -> int:
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if descriptors == resource.RLIM_INFINITY:
+        return MAX_UNOPENED
+    return min(MAX_UNOPENED, descriptors // 2)
 
 
 @implementer(IListener)
