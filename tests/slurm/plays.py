@@ -169,9 +169,9 @@ def srun_terminal(stage: Stage) -> list[str]:
 
 def requeue(stage: Stage) -> list[str]:
     """A job is requeued while its step runs, and then runs to its end."""
-    job = stage.sbatch(
-        '[ -n "$SLURM_RESTART_COUNT" ] || srun -n1 sleep 100\nsrun -n1 true', "--requeue"
-    )
+    first = f"srun -n1 sh -c '{SLEEP.format('requeue')}'"
+    script = f'[ -n "$SLURM_RESTART_COUNT" ] || {first}\nsrun -n1 true'
+    job = stage.sbatch(script, "--requeue")
     stage.wait_for(job, "task_start")
     stage.wait_files([stage.file("requeue.0")])
     stage.control("requeuehold", job)
