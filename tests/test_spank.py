@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -106,7 +107,7 @@ class NotifierTests(SynchronousTestCase):
         self.assertEqual(
             list(begun),
             [
-                *(*STEP, "alloc_mb", *SIZE, "uid", "gid", "restart_count", "partition", "account"),
+                *(*STEP, "alloc_mb", *SIZE, "uid", "gid", "partition", "account"),
                 *("job_user", "job_name", "subscriber_data", "workflow_id"),
             ],
         )
@@ -120,7 +121,7 @@ class NotifierTests(SynchronousTestCase):
             [7, 1, "n1", 512, 4, 2],
         )
         self.assertEqual([begun["local_tasks"], begun["total_tasks"]], [1, 2])
-        self.assertEqual([begun["uid"], begun["gid"], begun["restart_count"]], [1000, 100, 2])
+        self.assertEqual([begun["uid"], begun["gid"]], [1000, 100])
         self.assertEqual([started[key] for key in task], [0, 10, 5000])
         self.assertEqual(ended["task_exit_status"], 768)
 
@@ -300,6 +301,15 @@ class NotifierTests(SynchronousTestCase):
             (line,) = decoded(self.daemon.take())
             self.daemon.answer(b"+")
             self.assertEqual("subscriber_data" in line["data"], text in right, text)
+
+    def test_subscriber_data_that_looks_like_a_line(self) -> None:
+        """Is no place where the daemon would find a line behind a torn one."""
+        forged = '{"notifier":{"boot":"b","pid":1,"start":1,"seq":1},"event":"exit"}'
+        self.harness.run(f'job SUBSCRIBER_DATA={{"k":{forged},"l":[{{"notifier" : {{"a":1}}}}]}}')
+        data = self.line_of(b"true")
+        self.assertEqual(data["subscriber_data"]["k"], json.loads(forged))
+        (line,) = self.daemon.lines
+        self.assertEqual(line.rfind(b'{"notifier":{"'), 0)
 
     # -- arguments -----------------------------------------------------------------------------
 
@@ -557,6 +567,17 @@ class NotifierTests(SynchronousTestCase):
         self.call("job_epilog")
         self.assertEqual(lost.stat().st_size, 1 << 20)
 
+    def test_limited_files(self) -> None:
+        """Where files may not grow nothing is written: that would be a signal."""
+        spool, lost = self.daemon.file("spool"), self.daemon.file("lost")
+        for limit, counted in ((0, 0), (1, 1)):
+            resource.prlimit(self.harness.pid, resource.RLIMIT_FSIZE, (limit, 1 << 30))
+            self.a_step()
+            self.assertEqual((spool.stat().st_size, lost.stat().st_size), (0, counted))
+        resource.prlimit(self.harness.pid, resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+        self.call("exit")
+        self.assertEqual(self.spooled(), ["step_exit"])
+
     def test_spool_that_is_no_file(self) -> None:
         """Neither a link, nor something that would hang whoever opens it, is written to."""
         spool, target = self.daemon.file("spool"), self.daemon.directory / "target"
@@ -624,21 +645,22 @@ class NotifierTests(SynchronousTestCase):
         self.assertEqual(self.spooled(), ["init"])
 
     def test_spool_that_is_renamed_for_ever(self) -> None:
-        """There is an end to writing again."""
+        """There is an end to writing again; that the line may be lost is counted."""
         spool = self.daemon.file("spool")
         writes: list[int] = []
 
         def rename() -> str:
             writes.append(1)
-            spool.rename(f"{spool}.old")
+            if spool.exists():
+                spool.rename(f"{spool}.old")
             return "go"
 
         self.harness.run("ask writes")
         self.harness.on_write = rename
         self.harness.script()
         self.call("job_prolog")
-        self.assertEqual(len(writes), 3)
-        self.assertFalse(self.daemon.file("lost").exists())
+        self.assertEqual(len(writes), 8 + 1)
+        self.assertEqual(self.daemon.file("lost").stat().st_size, 1)
 
     def test_part_of_a_line(self) -> None:
         """What follows a line that was not written whole begins on a line of its own."""
