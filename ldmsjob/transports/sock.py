@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from ldmsjob.errors import ConfigError
 from ldmsjob.interfaces import IAuthenticator, ILinkSite, ITransport, LinkSettings
-from ldmsjob.transports.link import PlainStream
+from ldmsjob.transports.plainstream import PlainStream
 from ldmsjob.transports.streams import (
     BACKLOG,
     CONNECT_SECONDS,

@@ -24,9 +24,9 @@ from ldmsjob.transports.link import (
     HANDSHAKE_SECONDS,
     OUTPUT_LIMIT_BYTES,
     LinkProtocol,
-    Outbox,
-    PlainStream,
 )
+from ldmsjob.transports.outbox import Outbox
+from ldmsjob.transports.plainstream import PlainStream
 from ldmsjob.transports.rail import ArrivingRails, Rail
 from ldmsjob.wire.rail import MAX_ENDPOINTS
 
