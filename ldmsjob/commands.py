@@ -20,8 +20,8 @@ from ldmsjob.config import (
     parse_size,
     parse_time,
 )
-from ldmsjob.daemon import LISTEN_ATTRIBUTES
 from ldmsjob.errors import ConfigError
+from ldmsjob.listeners import LISTEN_ATTRIBUTES
 from ldmsjob.logformat import parse_level
 from ldmsjob.options import OPTIONS, commands_of
 

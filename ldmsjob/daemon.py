@@ -13,7 +13,6 @@ import re
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from twisted.application.service import Service
@@ -45,6 +44,7 @@ from ldmsjob.interfaces import (
 )
 from ldmsjob.jobservice import JobService
 from ldmsjob.links import LinkSite
+from ldmsjob.listeners import LISTEN_ATTRIBUTES, Endpoint, Listeners, cannot_listen
 from ldmsjob.loader import Loader, check_attributes
 from ldmsjob.logformat import Levels, LineObserver
 from ldmsjob.memberships import Memberships
@@ -55,39 +55,8 @@ from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
 from ldmsjob.users import Users
 
-CANNOT_LISTEN = 7
-"""Exit status when a listener cannot be opened, as in C."""
-
-LISTEN_ATTRIBUTES = ("port", "host", "path", "auth", "quota", "rx_rate")
-"""What `listen` accepts for every transport; which have a ``path`` instead of ``port`` and ``host``
-they say themselves."""
-
 # What may stand in a set's name.
 _DAEMON_NAME = re.compile(r"[!#-\[\]-~]{1,128}")
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """What a `listen` command asks for."""
-
-    xprt: str
-    host: str | None
-    port: int
-    auth: str | None
-    quota: int
-    rx_rate: int
-    where: str
-    transport: ITransport
-
-    @property
-    def is_path(self) -> bool:
-        """Whether ``host`` is a path in the file system."""
-        return self.host is not None and self.host.startswith("/")
-
-    def __str__(self) -> str:
-        if self.is_path:
-            return f"{self.xprt}:{self.host}"
-        return f"{self.xprt}:{self.port}" + (f":{self.host}" if self.host else "")
 
 
 class _Closing(Service):
@@ -106,29 +75,6 @@ class _Closing(Service):
     def stopService(self) -> Any:
         super().stopService()
         return self._close()
-
-
-class _Listeners(ServiceGroup):
-    """The listeners; one that cannot be bound is a ``ConfigError`` with rc 7."""
-
-    endpoints: dict[str, Endpoint]
-
-    def privilegedStartService(self) -> None:
-        Service.privilegedStartService(self)
-        for listener in self:
-            endpoint = self.endpoints[str(listener.name)]
-            try:
-                listener.privilegedStartService()
-            except (ConfigError, CannotListenError, OSError) as error:
-                raise _cannot_listen(endpoint, error) from None
-
-
-def _cannot_listen(endpoint: Endpoint, error: Exception) -> ConfigError:
-    if not isinstance(error, ConfigError):
-        error = ConfigError(f"Failed to listen on the endpoint {endpoint}: {error}")
-    error.rc = CANNOT_LISTEN
-    error.where = endpoint.where
-    return error
 
 
 class Daemon(OrderedServices):
@@ -182,7 +128,7 @@ class Daemon(OrderedServices):
         self._transports: dict[tuple[str, frozenset[tuple[str, str]]], ITransport] = {}
         self.job_managers = ServiceGroup("job managers", clock, STOP_SECONDS)
         self.samplers = ServiceGroup("samplers", clock, STOP_SECONDS)
-        self.listeners = _Listeners("listeners", clock, STOP_SECONDS)
+        self.listeners = Listeners("listeners", clock, STOP_SECONDS)
         self.listeners.endpoints = {}
 
     # Settings
@@ -387,7 +333,7 @@ class Daemon(OrderedServices):
             service.setServiceParent(self.listeners)
         except (ConfigError, CannotListenError, OSError) as error:
             service.disownServiceParent()
-            raise _cannot_listen(endpoint, error) from None
+            raise cannot_listen(endpoint, error) from None
 
     # Plugin instances
 
