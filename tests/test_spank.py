@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import time
 from pathlib import Path
 
@@ -302,6 +303,18 @@ class NotifierTests(SynchronousTestCase):
             self.daemon.answer(b"+")
             self.assertEqual("subscriber_data" in line["data"], text in right, text)
 
+    def test_odd_process_name(self) -> None:
+        """The start time is found behind whatever a process is called."""
+        program = self.daemon.directory / "a) S 1 (b) 2"
+        shutil.copy(compiled(self.flags), program)
+        harness = Harness([*self.prefix, str(program)], self.daemon.path)
+        self.addCleanup(self.stop, harness)
+        harness.script()
+        self.assertEqual(harness.run("call job_prolog"), 0)
+        (line,) = decoded(self.daemon.spooled())
+        stat = Path(f"/proc/{harness.pid}/stat").read_text()
+        self.assertEqual(line["notifier"]["start"], int(stat.rpartition(")")[2].split()[19]))
+
     def test_subscriber_data_that_looks_like_a_line(self) -> None:
         """Is no place where the daemon would find a line behind a torn one."""
         forged = '{"notifier":{"boot":"b","pid":1,"start":1,"seq":1},"event":"exit"}'
@@ -549,6 +562,35 @@ class NotifierTests(SynchronousTestCase):
         """A clock that was set back does not close the socket for ever."""
         self.marked(-1)
         self.assertEqual(self.daemon.spooled(), [])
+
+    def test_descriptors_are_not_inherited(self) -> None:
+        """Neither the connection nor the spool gets to a task's program."""
+        self.daemon.listen()
+        self.harness.step()
+        self.call("init_post_opt")
+        self.assertEqual(self.inherited("socket:"), [False])
+        self.daemon.serve()
+        self.daemon.hang_up()
+        seen: list[bool] = []
+
+        def look() -> str:
+            seen.extend(self.inherited(str(self.daemon.file("spool"))))
+            return "go"
+
+        self.harness.run("ask writes")
+        self.harness.on_write = look
+        self.call("exit")
+        self.assertEqual(seen, [False])
+
+    def inherited(self, target: str) -> list[bool]:
+        """Of the open files that this begins the name of, whether programs would inherit them."""
+        found = []
+        for file in Path(f"/proc/{self.harness.pid}/fd").iterdir():
+            if os.readlink(file).startswith(target):
+                info = Path(f"/proc/{self.harness.pid}/fdinfo/{file.name}").read_text()
+                flags = int(info.partition("flags:")[2].split()[0], 8)
+                found.append(not flags & os.O_CLOEXEC)
+        return found
 
     # -- spool ---------------------------------------------------------------------------------
 

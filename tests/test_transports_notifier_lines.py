@@ -113,6 +113,12 @@ class LineBookTests(SynchronousTestCase):
         again = book.take([line(3), line(2), line(1)], 0.0)
         self.assertEqual((again.fresh, again.repeated), ([line(3), line(2)], 1))
 
+    def test_forget_far_apart(self) -> None:
+        """However far apart the numbers of a process are."""
+        book = LineBook()
+        book.forget(book.take([line(1), line(2**62)], 0.0))
+        self.assertEqual(book.take([line(2**62)], 0.0).fresh, [line(2**62)])
+
     def test_bounds(self) -> None:
         """Those silent for longest are forgotten, when there are too many or after long."""
         book = LineBook(max_processes=2, remember_seconds=10.0)
