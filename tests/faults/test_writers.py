@@ -94,7 +94,7 @@ class WritersTests(SynchronousTestCase):
     def test_killed(self) -> None:
         """The daemon is killed meanwhile and started again: what it had not answered arrives."""
         pids = self.release()
-        wait_until(lambda: len(self.daemon.events()) > WRITERS, "the first events")
+        wait_until(lambda: self.daemon.record.stat().st_size > 10_000, "the first events")
         self.daemon.kill()
         self.join(pids)
         self.daemon.start()
@@ -110,7 +110,7 @@ class WritersTests(SynchronousTestCase):
         for runs in found.values():
             for run in runs:
                 check_order(run, whole=run.events[0]["life"] == 2)
-        delivered = self.daemon.counters("xprt.notifier")["lines"]
+        delivered = self.daemon.counters("xprt.notifier").get("lines", 0)
         # A spool that a daemon had read in part is read again by the next, which knows nothing.
         self.assertGreaterEqual(applied[1] + delivered, WRITERS * LINES_PER_JOB, "lines were lost")
         self.assertLessEqual(delivered, WRITERS * LINES_PER_JOB, "lines came twice")
