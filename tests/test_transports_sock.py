@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import resource
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -311,22 +310,6 @@ class ConnectTests(SockTestCase):
         yield self.assertFailure(connecting, CancelledError)
         yield self.client.until(lambda: self.client.refused)
         self.assertEqual(self.client.calls, ["refused"])
-
-
-class CapTests(SynchronousTestCase):
-    """How many connections may be there that have not authenticated."""
-
-    def test_descriptors(self) -> None:
-        """They leave half of the file descriptors to the rest of the daemon."""
-        for descriptors, expected in (
-            (100, 50),
-            (2047, 1023),
-            (20000, 1024),
-            (resource.RLIM_INFINITY, 1024),
-        ):
-            self.patch(resource, "getrlimit", lambda _what, one=descriptors: (one, one))
-            transport = sock.SockTransport(SimpleNamespace(clock=None))
-            self.assertEqual(transport.max_unopened, expected)
 
 
 class AddressTests(SynchronousTestCase):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -12,13 +11,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob import notify
 from ldmsjob.spank import SOURCE
 from ldmsjob.stats import Stats
 from ldmsjob.transports.notifier_lines import LineBook
 from ldmsjob.transports.spool import Spool
+from tests.real import require_real
 from tests.spank.harness import COMPILER
 
 WRITERS = 6
@@ -32,8 +32,7 @@ class RotationTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """A place for the files."""
-        if not os.environ.get("LDMSJOB_REAL"):
-            raise SkipTest("LDMSJOB_REAL is not set: no tests with real programs")
+        require_real()
         self.directory = Path(tempfile.mkdtemp(prefix="rotation.", dir="/tmp"))
         self.addCleanup(shutil.rmtree, self.directory)
         self.path = str(self.directory / "n.sock")

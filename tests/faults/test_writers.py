@@ -10,9 +10,10 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.faults.writer import LINES_PER_JOB, tell_job
+from tests.real import require_real
 from tests.slurm.check import check_order
 from tests.slurm.cluster import wait_until
 from tests.slurm.labdaemon import LabDaemon, Run
@@ -29,8 +30,7 @@ class WritersTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """A daemon."""
-        if not os.environ.get("LDMSJOB_REAL"):
-            raise SkipTest("LDMSJOB_REAL is not set: no tests with real programs")
+        require_real()
         directory = Path(tempfile.mkdtemp(prefix="writers.", dir="/tmp"))
         self.addCleanup(shutil.rmtree, directory)
         self.daemon = LabDaemon(
