@@ -21,9 +21,10 @@ from ldmsjob.config import (
     parse_size,
     parse_time,
 )
-from ldmsjob.daemon import LISTEN_ATTRIBUTES, JournalSettings
+from ldmsjob.daemon import JournalSettings
 from ldmsjob.errors import ConfigError
 from ldmsjob.limits import LIMITS, LimitSpec
+from ldmsjob.listeners import LISTEN_ATTRIBUTES
 from ldmsjob.logformat import parse_level
 from ldmsjob.options import OPTIONS, commands_of
 

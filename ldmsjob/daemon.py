@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from twisted.application.service import IService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThread
@@ -49,6 +49,7 @@ from ldmsjob.journal.journal import Journal
 from ldmsjob.journal.places import hand_over, journal_path
 from ldmsjob.limits import Limits, changed
 from ldmsjob.links import LinkSite, ListenerSite
+from ldmsjob.listeners import LISTEN_ATTRIBUTES, Endpoint, Listeners, cannot_listen
 from ldmsjob.loader import Loader, check_attributes
 from ldmsjob.logformat import Levels, LineObserver
 from ldmsjob.memberships import Memberships
@@ -60,13 +61,6 @@ from ldmsjob.stats import Stats
 from ldmsjob.status import Health
 from ldmsjob.turns import Turn
 from ldmsjob.users import Users
-
-CANNOT_LISTEN = 7
-"""Exit status when a listener cannot be opened, as in C."""
-
-LISTEN_ATTRIBUTES = ("port", "host", "path", "auth", "quota", "rx_rate")
-"""What `listen` accepts for every transport; which have a ``path`` instead of ``port`` and ``host``
-they say themselves."""
 
 # What may stand in a set's name.
 _DAEMON_NAME = re.compile(r"[!#-\[\]-~]{1,128}")
@@ -80,30 +74,6 @@ class JournalSettings:
     path: str | None = None
     max_age_seconds: float = 30 * 86_400
     max_bytes: int = 1 << 30
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """What a `listen` command asks for."""
-
-    xprt: str
-    host: str | None
-    port: int
-    auth: str | None
-    quota: int
-    rx_rate: int
-    where: str
-    transport: ITransport
-
-    @property
-    def is_path(self) -> bool:
-        """Whether ``host`` is a path in the file system."""
-        return self.host is not None and self.host.startswith("/")
-
-    def __str__(self) -> str:
-        if self.is_path:
-            return f"{self.xprt}:{self.host}"
-        return f"{self.xprt}:{self.port}" + (f":{self.host}" if self.host else "")
 
 
 class _Closing(Service):
@@ -141,50 +111,6 @@ class _Opening(Service):
     def stopService(self) -> None:
         super().stopService()
         self._end()
-
-
-class _Listeners(ServiceGroup):
-    """The listeners; one that cannot be bound is a ``ConfigError`` with rc 7."""
-
-    endpoints: dict[str, Endpoint]
-    sites: dict[str, ListenerSite]
-
-    def links_over(self, xprt: str) -> int:
-        """How many links are open over that transport."""
-        return sum(
-            len(site.links)
-            for name, site in self.sites.items()
-            if self.endpoints[name].xprt == xprt
-        )
-
-    changes_user = False
-    """Whether the process goes on as another user: sockets on paths, which need no privilege, are
-    then bound as that user, who is to remove them, too."""
-
-    def privilegedStartService(self) -> None:
-        Service.privilegedStartService(self)
-        for listener in self:
-            if not (self.changes_user and self.endpoints[str(listener.name)].is_path):
-                self._try(listener, listener.privilegedStartService)
-
-    def startService(self) -> None:
-        Service.startService(self)
-        for listener in self:
-            self._try(listener, listener.startService)
-
-    def _try(self, listener: IService, start: Callable[[], None]) -> None:
-        try:
-            start()
-        except (ConfigError, CannotListenError, OSError) as error:
-            raise _cannot_listen(self.endpoints[str(listener.name)], error) from None
-
-
-def _cannot_listen(endpoint: Endpoint, error: Exception) -> ConfigError:
-    if not isinstance(error, ConfigError):
-        error = ConfigError(f"Failed to listen on the endpoint {endpoint}: {error}")
-    error.rc = CANNOT_LISTEN
-    error.where = endpoint.where
-    return error
 
 
 class Daemon(OrderedServices):
@@ -256,7 +182,7 @@ class Daemon(OrderedServices):
         self._transports: dict[tuple[str, frozenset[tuple[str, str]]], ITransport] = {}
         self.job_managers = ServiceGroup("job managers", clock, STOP_SECONDS)
         self.samplers = ServiceGroup("samplers", clock, STOP_SECONDS)
-        self.listeners = _Listeners("listeners", clock, STOP_SECONDS)
+        self.listeners = Listeners("listeners", clock, STOP_SECONDS)
         self.listeners.endpoints = {}
         self.listeners.sites = {}
 
@@ -537,7 +463,7 @@ class Daemon(OrderedServices):
             service.setServiceParent(self.listeners)
         except (ConfigError, CannotListenError, OSError) as error:
             service.disownServiceParent()
-            raise _cannot_listen(endpoint, error) from None
+            raise cannot_listen(endpoint, error) from None
 
     def serve_metrics(self, host: str, port: int, where: str) -> None:
         """Let Prometheus read the counters there. Before ``settle``. Raises ``ConfigError`` with

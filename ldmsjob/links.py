@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from ldmsjob.turns import Turn
     from ldmsjob.wire.setevents import SetEvent
 
+_ERRORS = ("no tls", "speaks tls", "too many")
+"""Reasons that a connection is refused for which somebody must do something about, as he must about
+those that begin with ``authentication`` or ``tls``."""
+
 PATIENCE_SECONDS = 1.0
 """How often subscribers for whom messages wait are looked at. One that takes nothing between two
 looks loses what waits: it holds its publishers up for at most twice this time. That is less than
@@ -202,8 +206,8 @@ class LinkSite:
         word = _word(reason)
         self._stats.add(f"not_opened.{word}")
         level = LogLevel.info if reason == SILENT else LogLevel.warn
-        if word.startswith(("authentication", "tls")) or word in ("no tls", "speaks tls"):
-            # Somebody has to do something about it. C's plugins make it an error, too.
+        if word.startswith(("authentication", "tls")) or word in _ERRORS:
+            # C's plugins make it an error, too.
             level = LogLevel.error
         self._limited.emit(
             f"not opened {word}",

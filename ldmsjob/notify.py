@@ -32,7 +32,7 @@ WAIT_MS = 2
 MARK_SECONDS = 5
 SPOOL_LIMIT = 16 << 20
 LOST_LIMIT = 1 << 20
-REWRITES = 3
+REWRITES = 8
 
 NAME_SIZE = 256
 JOB_NAME_SIZE = 1024
@@ -286,6 +286,8 @@ def spool(line: bytes, path: str) -> None:
             return
         finally:
             os.close(file)
+    # It may have been read each time, but nobody has said so.
+    _count_lost(path, OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
 
 
 def _is(file: int, name: str) -> bool:
@@ -327,7 +329,10 @@ def _make(name: str, flags: int) -> int:
         return os.open(name, flags)
     owner = os.stat(directory)
     if os.geteuid() == 0 and owner.st_uid != 0:
-        os.fchown(file, owner.st_uid, owner.st_gid)
+        try:
+            os.fchown(file, owner.st_uid, owner.st_gid)
+        except OSError:
+            pass  # then the daemon says that it cannot read it
     return file
 
 

@@ -214,7 +214,12 @@ class PluginsTests(SynchronousTestCase):
         output = run("plugins", "test_jobmgr_sampler")[1]
         self.assertRegex(output, r"file +path .*\(required\)")
         self.assertNotIn("linger", output)
-        self.assertIn("listen xprt=sock", run("plugins", "sock")[1])
+        for name, usage in (
+            ("sock", "listen xprt=sock [port=PORT] [host=HOST] [auth=NAME]\n"),
+            ("unix", "listen xprt=unix path=PATH [ATTRIBUTE=VALUE …]\n"),
+            ("tls", "[port=PORT] [host=HOST] [auth=NAME] [ATTRIBUTE=VALUE …]\n"),
+        ):
+            self.assertIn(usage, run("plugins", name)[1])
         self.assertIn("auth_add name=NAME plugin=none", run("plugins", "none")[1])
 
     def test_unknown(self):

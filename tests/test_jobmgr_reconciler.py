@@ -38,6 +38,7 @@ class FakeQuery:
         self.answer: Answer | None = {}
         self.waiting: Deferred[Answer | None] | None = None
         self.elsewhere: Answer | None = {}
+        self.knows_nodes = True
         self.asked_jobs: list[list[str]] = []
         self.waiting_jobs: Deferred[Answer | None] | None = None
 
@@ -167,6 +168,21 @@ class Rounds(SynchronousTestCase):
         self.pass_time(60)
         self.assertEqual(self.query.asked_jobs[1][0], f"1{MAX_ASKED_JOBS}")
 
+    def test_unknown_nodes(self) -> None:
+        """That Slurm does not know our nodes is told once."""
+        told: list[str] = []
+
+        def warn(text: str, **values: Any) -> None:
+            told.append(text.format(**values))
+
+        self.patch(self.context.log, "warn", warn)
+        self.query.knows_nodes = False
+        self.daemon.apply(JobInit("7"))
+        self.pass_time(200)
+        self.assertGreater(self.query.asked, 1)
+        (text,) = told
+        self.assertIn("does not know the node n[1-2]", text)
+
     def test_slurm_down_at_the_start(self) -> None:
         """It is asked for what the node does not show until it answers once."""
         self.query.answer = None
@@ -206,6 +222,18 @@ class Rounds(SynchronousTestCase):
         self.pass_time(2)
         self.daemon.apply(JobInit("7"))
         self.daemon.apply(JobExit("7"))
+        self.query.waiting.callback(self.query.answer)
+        self.assertEqual(self.context.notices, [])
+
+    def test_forgotten_during_a_round(self) -> None:
+        """A job that ended and was forgotten while Slurm was asked is not taken up again."""
+        self.runs()
+        self.daemon.apply(JobInit("7"))
+        self.query.waiting = Deferred()
+        self.pass_time(2)
+        self.daemon.apply(JobExit("7"))
+        self.pass_time(20)
+        self.assertEqual(list(self.context.jobs()), [])
         self.query.waiting.callback(self.query.answer)
         self.assertEqual(self.context.notices, [])
 

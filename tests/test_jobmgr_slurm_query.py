@@ -24,6 +24,7 @@ from ldmsjob.jobmgr.slurm_query import (
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
     MAX_OUTPUT_BYTES,
+    UNKNOWN_NODE,
     Answer,
     CommandFailed,
     SlurmJob,
@@ -339,6 +340,21 @@ class Asking(SynchronousTestCase):
             self.assertEqual([each for each in arguments if "node" in each], [])
         self.ask()
         self.assertIn("--nodelist=n[1-2]", self.runs[-1][1])
+
+    def test_unknown_node(self) -> None:
+        """Slurm answers then, and lists none."""
+        asking = self.ask()
+        error = CommandFailed(f"squeue: error: {UNKNOWN_NODE} n2")
+        self.runs[-1][2].errback(error)
+        self.assertEqual(self.successResultOf(asking), {})
+        self.assertEqual((self.query.knows_nodes, self.told), (False, [None]))
+        asking = self.query.ask_jobs(["3"])
+        self.answer(PLAIN)
+        self.assertIn("3", self.successResultOf(asking) or ())
+        self.assertFalse(self.query.knows_nodes)
+        self.ask()
+        self.answer()
+        self.assertTrue(self.query.knows_nodes)
 
     def test_one_at_a_time(self) -> None:
         """Another meanwhile has no answer and starts nothing."""

@@ -239,6 +239,11 @@ class Ending(SynchronousTestCase):
         self.node.judge = Judge(asked_nodes=frozenset({"n1"}), own_uid=500)
         self.assertEqual(self.node.rounds(4, view(), answer(job("1", uid=500))), [])
         self.assertTrue(self.node.rounds(2, view(), answer(job("1", uid=501))))
+        self.setUp()
+        self.node.judge = Judge(asked_nodes=frozenset({"n1"}), own_uid=500)
+        self.node.tell(JobInit("9", time_us=START_US))
+        others = answer(job("9", uid=501))
+        self.assertTrue(self.node.rounds(2, view(), answer(), elsewhere=others))
 
     def test_job_of_other_nodes(self) -> None:
         """That it is not among the jobs of our nodes says nothing: what counts is what Slurm says
@@ -598,6 +603,34 @@ class Adopting(SynchronousTestCase):
         self.assertTrue(self.node.judge.is_in_doubt([], seen, self.node.now))
         self.node.look(seen, answer(job(state="COMPLETED")))
         self.assertFalse(self.node.judge.is_in_doubt([], seen, self.node.now))
+
+    def test_node_that_slurm_does_not_know(self) -> None:
+        """What runs here is asked for by its id, and adopted as always; what runs elsewhere is
+        not."""
+        runs = answer(job("7"), job("9"))
+        self.node.tell(JobInit("9", time_us=START_US))
+        seen = view(batch("7"), batch("8", 90))
+        beliefs = self.node.beliefs()
+        asked = self.node.judge.unlisted(beliefs, seen, answer(), self.node.now)
+        self.assertEqual(asked, ["7", "8", "9"])
+        self.node.table.forget(self.node.table.jobs()[0])
+        look = {"by_id": {"7": job("7"), "8": None, "9": job("9")}, "gap": True}
+        findings = self.node.judge.decide(
+            [], seen, answer(), now=self.node.now, now_us=self.node.us, **look
+        ).findings
+        self.assertEqual([one.notice.job_id for one in findings], ["7"])
+        self.setUp()
+        findings = self.node.rounds(3, seen, answer(), elsewhere=runs)
+        self.assertEqual(kinds(findings), ["JobInit"])
+        self.assertEqual(self.node.running, ["7"])
+        self.assertFalse(self.node.judge.is_in_doubt(self.node.beliefs(), seen, self.node.now))
+
+    def test_not_told_of_a_process(self) -> None:
+        """Slurm has not disowned what it was not asked about."""
+        seen = view(batch())
+        for elsewhere, in_doubt in ((None, True), (answer(), False)):
+            self.node.look(seen, answer(), elsewhere=elsewhere)
+            self.assertIs(self.node.judge.is_in_doubt([], seen, self.node.now), in_doubt)
 
     def test_other_nodes_of_the_machine(self) -> None:
         """Where several slurmd run, those that are not ours are not looked at."""

@@ -259,9 +259,9 @@ class LogTests(SiteTestCase):
             self.site.link_refused("10.0.0.9:9", f"authentication {reason}: munge: …")
         self.assertEqual(self.stats.get("not_opened.authentication expired"), 2)
         self.assertEqual([event["log_level"] for event in self.logged], [LogLevel.error] * 2)
-        for word in ("tls unknown name", "no tls", "speaks tls"):
+        for word in ("tls unknown name", "no tls", "speaks tls", "too many"):
             self.site.link_refused("10.0.0.9:9", f"{word}: …")
-        self.assertEqual([event["log_level"] for event in self.logged], [LogLevel.error] * 5)
+        self.assertEqual([event["log_level"] for event in self.logged], [LogLevel.error] * 6)
 
     def test_connections_without_a_word(self) -> None:
         """Somebody who only looks who listens is counted, and is nothing to warn of."""

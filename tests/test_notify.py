@@ -224,6 +224,20 @@ class NotifyTests(SynchronousTestCase):
         self.notify("start")
         self.assertEqual(Path(f"{spool}.old").read_bytes(), spool.read_bytes())
 
+    def test_spool_that_is_renamed_for_ever(self) -> None:
+        """There is an end to writing again; that the line may be lost is counted."""
+        spool = self.daemon.file("spool")
+        write = os.write
+
+        def rename(file: int, data: bytes) -> int:
+            if spool.exists():
+                spool.rename(f"{spool}.old")
+            return write(file, data)
+
+        self.patch(os, "write", rename)
+        self.notify("start")
+        self.assertEqual(self.daemon.file("lost").stat().st_size, 1)
+
     def test_part_of_a_line(self) -> None:
         """What follows a line that was not written whole begins on a line of its own."""
         write = os.write

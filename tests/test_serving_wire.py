@@ -17,7 +17,9 @@ from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.sets.schema import Schema
 from ldmsjob.stats import Stats
 from ldmsjob.transports.auth_none import NoneAuthenticator
-from ldmsjob.transports.link import LinkProtocol, Outbox, PlainStream
+from ldmsjob.transports.link import LinkProtocol
+from ldmsjob.transports.outbox import Outbox
+from ldmsjob.transports.plainstream import PlainStream
 from ldmsjob.turns import Turn
 from ldmsjob.values import U64
 from tests.recorded import streams

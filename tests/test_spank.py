@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
+import shutil
 import time
 from pathlib import Path
 
@@ -106,7 +108,7 @@ class NotifierTests(SynchronousTestCase):
         self.assertEqual(
             list(begun),
             [
-                *(*STEP, "alloc_mb", *SIZE, "uid", "gid", "restart_count", "partition", "account"),
+                *(*STEP, "alloc_mb", *SIZE, "uid", "gid", "partition", "account"),
                 *("job_user", "job_name", "subscriber_data", "workflow_id"),
             ],
         )
@@ -120,7 +122,7 @@ class NotifierTests(SynchronousTestCase):
             [7, 1, "n1", 512, 4, 2],
         )
         self.assertEqual([begun["local_tasks"], begun["total_tasks"]], [1, 2])
-        self.assertEqual([begun["uid"], begun["gid"], begun["restart_count"]], [1000, 100, 2])
+        self.assertEqual([begun["uid"], begun["gid"]], [1000, 100])
         self.assertEqual([started[key] for key in task], [0, 10, 5000])
         self.assertEqual(ended["task_exit_status"], 768)
 
@@ -300,6 +302,27 @@ class NotifierTests(SynchronousTestCase):
             (line,) = decoded(self.daemon.take())
             self.daemon.answer(b"+")
             self.assertEqual("subscriber_data" in line["data"], text in right, text)
+
+    def test_odd_process_name(self) -> None:
+        """The start time is found behind whatever a process is called."""
+        program = self.daemon.directory / "a) S 1 (b) 2"
+        shutil.copy(compiled(self.flags), program)
+        harness = Harness([*self.prefix, str(program)], self.daemon.path)
+        self.addCleanup(self.stop, harness)
+        harness.script()
+        self.assertEqual(harness.run("call job_prolog"), 0)
+        (line,) = decoded(self.daemon.spooled())
+        stat = Path(f"/proc/{harness.pid}/stat").read_text()
+        self.assertEqual(line["notifier"]["start"], int(stat.rpartition(")")[2].split()[19]))
+
+    def test_subscriber_data_that_looks_like_a_line(self) -> None:
+        """Is no place where the daemon would find a line behind a torn one."""
+        forged = '{"notifier":{"boot":"b","pid":1,"start":1,"seq":1},"event":"exit"}'
+        self.harness.run(f'job SUBSCRIBER_DATA={{"k":{forged},"l":[{{"notifier" : {{"a":1}}}}]}}')
+        data = self.line_of(b"true")
+        self.assertEqual(data["subscriber_data"]["k"], json.loads(forged))
+        (line,) = self.daemon.lines
+        self.assertEqual(line.rfind(b'{"notifier":{"'), 0)
 
     # -- arguments -----------------------------------------------------------------------------
 
@@ -540,6 +563,35 @@ class NotifierTests(SynchronousTestCase):
         self.marked(-1)
         self.assertEqual(self.daemon.spooled(), [])
 
+    def test_descriptors_are_not_inherited(self) -> None:
+        """Neither the connection nor the spool gets to a task's program."""
+        self.daemon.listen()
+        self.harness.step()
+        self.call("init_post_opt")
+        self.assertEqual(self.inherited("socket:"), [False])
+        self.daemon.serve()
+        self.daemon.hang_up()
+        seen: list[bool] = []
+
+        def look() -> str:
+            seen.extend(self.inherited(str(self.daemon.file("spool"))))
+            return "go"
+
+        self.harness.run("ask writes")
+        self.harness.on_write = look
+        self.call("exit")
+        self.assertEqual(seen, [False])
+
+    def inherited(self, target: str) -> list[bool]:
+        """Of the open files that this begins the name of, whether programs would inherit them."""
+        found = []
+        for file in Path(f"/proc/{self.harness.pid}/fd").iterdir():
+            if os.readlink(file).startswith(target):
+                info = Path(f"/proc/{self.harness.pid}/fdinfo/{file.name}").read_text()
+                flags = int(info.partition("flags:")[2].split()[0], 8)
+                found.append(not flags & os.O_CLOEXEC)
+        return found
+
     # -- spool ---------------------------------------------------------------------------------
 
     def test_full_spool(self) -> None:
@@ -556,6 +608,17 @@ class NotifierTests(SynchronousTestCase):
         self.harness.script()
         self.call("job_epilog")
         self.assertEqual(lost.stat().st_size, 1 << 20)
+
+    def test_limited_files(self) -> None:
+        """Where files may not grow nothing is written: that would be a signal."""
+        spool, lost = self.daemon.file("spool"), self.daemon.file("lost")
+        for limit, counted in ((0, 0), (1, 1)):
+            resource.prlimit(self.harness.pid, resource.RLIMIT_FSIZE, (limit, 1 << 30))
+            self.a_step()
+            self.assertEqual((spool.stat().st_size, lost.stat().st_size), (0, counted))
+        resource.prlimit(self.harness.pid, resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+        self.call("exit")
+        self.assertEqual(self.spooled(), ["step_exit"])
 
     def test_spool_that_is_no_file(self) -> None:
         """Neither a link, nor something that would hang whoever opens it, is written to."""
@@ -624,21 +687,22 @@ class NotifierTests(SynchronousTestCase):
         self.assertEqual(self.spooled(), ["init"])
 
     def test_spool_that_is_renamed_for_ever(self) -> None:
-        """There is an end to writing again."""
+        """There is an end to writing again; that the line may be lost is counted."""
         spool = self.daemon.file("spool")
         writes: list[int] = []
 
         def rename() -> str:
             writes.append(1)
-            spool.rename(f"{spool}.old")
+            if spool.exists():
+                spool.rename(f"{spool}.old")
             return "go"
 
         self.harness.run("ask writes")
         self.harness.on_write = rename
         self.harness.script()
         self.call("job_prolog")
-        self.assertEqual(len(writes), 3)
-        self.assertFalse(self.daemon.file("lost").exists())
+        self.assertEqual(len(writes), 8 + 1)
+        self.assertEqual(self.daemon.file("lost").stat().st_size, 1)
 
     def test_part_of_a_line(self) -> None:
         """What follows a line that was not written whole begins on a line of its own."""

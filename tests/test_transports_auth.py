@@ -19,8 +19,10 @@ from ldmsjob.interfaces import (
 )
 from ldmsjob.transports.auth_naive import NaiveAuthenticator
 from ldmsjob.transports.auth_ovis import OvisAuthentication
-from ldmsjob.transports.link import LinkProtocol, Outbox, PlainStream
+from ldmsjob.transports.link import LinkProtocol
 from ldmsjob.transports.memory import MemoryPair
+from ldmsjob.transports.outbox import Outbox
+from ldmsjob.transports.plainstream import PlainStream
 from ldmsjob.wire import zap
 from ldmsjob.wire.events import Credential, Publish, Subscribe
 from ldmsjob.wire.setevents import DirectoryWanted

@@ -23,8 +23,8 @@ from ldmsjob.interfaces import (
 )
 from ldmsjob.limits import Limits
 from ldmsjob.transports.auth_none import NoneAuthenticator
-from ldmsjob.transports.link import Outbox
 from ldmsjob.transports.memory import MemoryPair
+from ldmsjob.transports.outbox import Outbox
 from ldmsjob.wire.events import (
     UNLIMITED,
     Credential,

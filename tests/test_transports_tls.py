@@ -456,14 +456,25 @@ class RefusalTests(TlsTestCase):
 class IdentityTests(SynchronousTestCase):
     """Who the transport says that a peer is."""
 
-    def test_objection_behind_the_name(self) -> None:
-        """Nobody is known whose own certificate OpenSSL objects to after all."""
+    def check(self) -> tuple[Any, Any]:
+        """What asks about a peer's certificate, and what it finds."""
         files = Files(self.mktemp())
         transport = TlsTransport(context())
         transport.configure(files.attributes("server", names=NAMES))
         layer = sys.modules["ldmsjob.transports.tlslayer"]
         verdict = layer.Verdict()
-        check = layer._Check(transport.current(), verdict, None)
+        return layer._Check(transport.current(), verdict, None), verdict
+
+    def test_certificate_that_cannot_be_looked_at(self) -> None:
+        """It is refused, whatever the reason."""
+        check, verdict = self.check()
+        for depth in (0, 1):
+            self.assertFalse(check(None, SimpleNamespace(), 0, depth, True))
+            self.assertEqual(verdict.refusal[0], "tls certificate")
+
+    def test_objection_behind_the_name(self) -> None:
+        """Nobody is known whose own certificate OpenSSL objects to after all."""
+        check, verdict = self.check()
         shown = SimpleNamespace(to_cryptography=lambda: identity("tool").certificate)
         self.assertTrue(check(None, shown, 0, 0, True))
         self.assertEqual(verdict.credential, Credential(1234, 56))

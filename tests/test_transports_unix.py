@@ -213,6 +213,36 @@ class SocketTests(UnixTestCase):
         os.chmod(self.directory, 0o1777)
         self.assertNotIn("chmod", str(self.fails()))
 
+    def test_directory_of_another_user(self) -> None:
+        """He could replace the socket, too."""
+        real = os.stat
+
+        def status(path: Any, *arguments: Any, **options: Any) -> Any:
+            found = real(path, *arguments, **options)
+            if path != str(self.directory):
+                return found
+            return SimpleNamespace(st_mode=found.st_mode, st_uid=os.geteuid() + 1)
+
+        self.patch(os, "stat", status)
+        self.assertIn(f"belongs to uid {os.geteuid() + 1}; chown", str(self.fails()))
+
+    def test_nobody_connects_too_early(self) -> None:
+        """The socket is closed to others until its mode is set, and to those whom that leaves out
+        at all times."""
+        modes = []
+        real = os.chmod
+
+        def change(path: Any, mode: int) -> None:
+            if path == self.path:
+                modes.append(self.mode())
+            real(path, mode)
+
+        before = os.umask(0)
+        self.addCleanup(os.umask, before)
+        self.patch(os, "chmod", change)
+        self.listen(mode="660")
+        self.assertEqual((modes, self.mode()), ([0o600], 0o660))
+
     @inlineCallbacks
     def test_stale_socket(self) -> Iterator[Deferred[Any]]:
         """The socket of a daemon that is gone is replaced."""

@@ -89,7 +89,10 @@ def usage(factory: Any, kind: str, path: str) -> str:
         if word == "job manager":
             lines.append(f"  jobmgr_start name={factory.name}")
     elif kind == "transport":
-        lines.append(f"  listen xprt={factory.name} [port=PORT] [host=HOST]")
+        place = "[port=PORT] [host=HOST]" if factory.has_ports else "path=PATH"
+        more = "" if factory.authenticates and not factory.has_ports else " [auth=NAME]"
+        attributes = " [ATTRIBUTE=VALUE …]" if factory.attributes else ""
+        lines.append(f"  listen xprt={factory.name} {place}{more}{attributes}")
     else:
         lines.append(f"  auth_add name=NAME plugin={factory.name} [ATTRIBUTE=VALUE …]")
     lines += _attribute_lines("Attributes:", factory.attributes)

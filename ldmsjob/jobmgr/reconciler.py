@@ -92,6 +92,7 @@ class Reconciler:
         self._nodes: str | None = None
         self._names: frozenset[str] = frozenset()
         self._commands: str | None = None
+        self._knows_nodes = True
         self._timer: Any = None
         self._round: Deferred[None] | None = None
         self._running = False
@@ -238,6 +239,7 @@ class Reconciler:
                 return
         by_id: ById = NOT_ASKED
         if answer is not None:
+            self._check_nodes()
             by_id = await self._ask_for_unlisted(view, answer)
             if self._is_stopped():
                 return
@@ -259,6 +261,17 @@ class Reconciler:
         if verdict.unsettled:
             self._next_round = min(self._next_round, self._now() + SOON_SECONDS)
         self._adopted = self._adopted_jobs()
+
+    def _check_nodes(self) -> None:
+        """Say it when Slurm does not know our nodes, once until it does."""
+        knows_nodes = self._query.knows_nodes
+        if self._knows_nodes and not knows_nodes:
+            self._context.log.warn(
+                "Slurm does not know the node {nodes}: jobs that were missed are not found unless"
+                " they run here; nodes= says what Slurm calls the nodes of this daemon",
+                nodes=self._nodes or _host_name(),
+            )
+        self._knows_nodes = knows_nodes
 
     async def _ask_for_unlisted(self, view: NodeView, answer: Answer) -> ById:
         """Of jobs that are not on the nodes that Slurm was asked for: they may run on others."""

@@ -32,6 +32,9 @@ MAX_ASKED_JOBS = 1000
 FIRST_PAUSE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 600.0
 
+UNKNOWN_NODE = "Invalid node name"
+"""What ``squeue`` says then."""
+
 _FIELDS = (
     "JobID",
     "State",
@@ -327,6 +330,8 @@ class SlurmQuery:
         self._pause = 0.0
         self._not_before = float("-inf")
         self._failing: bool | None = None
+        self.knows_nodes = True
+        """Whether Slurm knew all of the nodes when it was asked for them last."""
         self._kill: Callable[[], None] | None = None
 
     @property
@@ -336,8 +341,9 @@ class SlurmQuery:
 
     def ask(self) -> Deferred[Answer | None]:
         """Ask for the jobs of the nodes. Fires with None, and never fails, when there is no answer:
-        Slurm does not give one, the last failure was a short while ago, or a query is under way."""
-        return self._ask(f"--nodelist={self._nodes}")
+        Slurm does not give one, the last failure was a short while ago, or a query is under way.
+        When it does not know a node, no job is in the answer, and ``knows_nodes`` says it."""
+        return self._ask(f"--nodelist={self._nodes}", by_nodes=True)
 
     def ask_jobs(self, job_ids: Sequence[str]) -> Deferred[Answer | None]:
         """The same for at least one and at most ``MAX_ASKED_JOBS`` jobs, wherever they run. Others
@@ -347,7 +353,7 @@ class SlurmQuery:
         ids = job_ids if len(job_ids) > 1 else [*job_ids, *job_ids]
         return self._ask(f"--jobs={','.join(ids)}")
 
-    def _ask(self, selection: str) -> Deferred[Answer | None]:
+    def _ask(self, selection: str, *, by_nodes: bool = False) -> Deferred[Answer | None]:
         if self.in_flight or self._now() < self._not_before:
             return succeed(None)
         path = self._path()
@@ -359,8 +365,9 @@ class SlurmQuery:
         asking, self._kill = self._run(
             path, arguments(selection, separator), environment(os.environ)
         )
-        answer = asking.addBoth(self._answered, separator)
-        return answer
+        if by_nodes:
+            asking.addCallbacks(self._know_nodes, self._know_no_nodes)
+        return asking.addBoth(self._answered, separator)
 
     def stop(self) -> None:
         """Kill a query that is under way; its Deferred fires with None."""
@@ -373,6 +380,17 @@ class SlurmQuery:
             return None if found is None else os.path.abspath(found)
         path = os.path.join(self._directory, "squeue")
         return os.path.abspath(path) if os.access(path, os.X_OK) else None
+
+    def _know_nodes(self, output: bytes) -> bytes:
+        self.knows_nodes = True
+        return output
+
+    def _know_no_nodes(self, failure: Failure) -> Failure | bytes:
+        """Slurm answers, but knows one of the nodes not, and so shows jobs of none."""
+        if UNKNOWN_NODE not in failure.getErrorMessage():
+            return failure
+        self.knows_nodes = False
+        return b""
 
     def _answered(self, result: bytes | Failure, separator: str) -> Answer | None:
         self._kill = None

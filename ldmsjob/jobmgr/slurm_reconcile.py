@@ -109,13 +109,15 @@ class Judge:
     def unlisted(
         self, beliefs: Iterable[Belief], view: NodeView, answer: Answer, now: float
     ) -> list[str]:
-        """The ids of jobs of which neither the node nor that answer shows anything, and about which
-        Slurm is therefore to be asked by their ids; first those that it has not spoken of for
-        longest."""
+        """The ids of jobs that the answer should have shown and did not, and about which Slurm is
+        therefore to be asked by their ids: those of which the node shows nothing, too, first those
+        that Slurm has not spoken of for longest; and those that run here and are not known."""
         traced = traced_jobs(view)
         waiting = []
+        known = set()
         for belief in beliefs:
             job_id = belief.key.job_id
+            known.add(job_id)
             if belief.ended or job_id in traced or job_id in answer:
                 continue
             watch = self._watches.get(belief.key)
@@ -123,7 +125,14 @@ class Judge:
             if now >= vouched_until:
                 waiting.append((vouched_until, job_id))
         waiting.sort(key=lambda one: one[0])
-        return [job_id for _until, job_id in waiting]
+        strange = {
+            step.job_id: None
+            for step in self._ours(view)
+            if step.job_id not in known
+            and step.job_id not in answer
+            and step.identity not in self._judged
+        }
+        return [*strange, *(job_id for _until, job_id in waiting)]
 
     def decide(
         self,
@@ -317,7 +326,7 @@ class Judge:
         for belief in beliefs:
             known.setdefault(belief.key.job_id, []).append(belief)
         findings: list[Finding] = []
-        for job in (look.answer or {}).values():
+        for job in look.slurm_jobs():
             earlier = known.get(job.job_id, ())
             if job.job_id in look.vanished:
                 continue
@@ -325,8 +334,8 @@ class Judge:
                 not one.ended or not _is_later_run(job, one.facts) for one in earlier
             ):
                 continue
-            if not look.gap and job.job_id not in look.traced:
-                continue
+            if job.job_id not in look.traced and (not look.gap or job.job_id in look.by_id):
+                continue  # it runs elsewhere, or nothing says that its notice was missed
             mark = ("job", job.job_id, job.details.restart_count)
             if self._is_due(look, mark, job.start_us, at_once=look.gap or bool(earlier)):
                 findings += _adopt(job.job_id, job, look.processes.get(job.job_id, ()))
@@ -338,7 +347,9 @@ class Judge:
             ):
                 continue
             uid = next((one.uid for one in processes if one.uid is not None), None)
-            if look.answer is not None and (job_id in look.answer or self._shows(look, uid)):
+            if look.answer is not None and (
+                look.slurm_job(job_id) is not None or self._shows(look, uid)
+            ):
                 continue
             if self._shared and all(one.node is None for one in processes):
                 continue
@@ -351,20 +362,19 @@ class Judge:
         """Remember the step processes about which Slurm need not be asked again."""
         job_ids = {belief.key.job_id for belief in beliefs}
         job_ids.update(finding.notice.job_id for finding in findings)
-        answer = look.answer
         self._judged = frozenset(
             process.identity
             for process in look.view.steps
             if process.job_id in job_ids
             or process.identity in self._judged
-            or (answer is not None and self._is_disowned(process, answer, look))
+            or self._is_disowned(process, look)
         )
 
-    def _is_disowned(self, process: StepProcess, answer: Answer, look: Look) -> bool:
+    def _is_disowned(self, process: StepProcess, look: Look) -> bool:
         """Whether Slurm says that its job is over, or nearly."""
-        job = answer.get(process.job_id)
+        job = look.slurm_job(process.job_id)
         if job is None:
-            return self._shows(look, process.uid)
+            return process.job_id in look.by_id and self._shows(look, process.uid)
         return job.over or job.state == "COMPLETING"
 
 

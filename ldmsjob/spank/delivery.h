@@ -34,7 +34,7 @@
 #define SPOOL_LIMIT (16 << 20)
 #define LOST_LIMIT (1 << 20)
 #define PENDING_SIZE (32 << 10) /* enough for the task starts of 64 tasks */
-#define REWRITES 3
+#define REWRITES 8
 
 static struct {
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
@@ -155,20 +155,6 @@ static bool recently_marked(void)
 	return age >= 0 && age < MARK_NS;
 }
 
-static void count_lost(int reason)
-{
-	off_t size = 0;
-	int file = open_file(".lost", &size);
-	bool counted = file >= 0 && (size >= LOST_LIMIT || write(file, ".", 1) == 1);
-
-	if (file >= 0)
-		close(file);
-	if (!delivery.complained)
-		slurm_info("ldmsjob_notifier: an event was lost%s: %s.spool: %s",
-			   counted ? "" : " and not counted", delivery.path, strerror(reason));
-	delivery.complained = true;
-}
-
 /* Whether a file of that size may grow so much. Growing beyond RLIMIT_FSIZE would be a signal. */
 static bool may_grow(off_t size, size_t length)
 {
@@ -177,6 +163,21 @@ static bool may_grow(off_t size, size_t length)
 
 	return wanted <= SPOOL_LIMIT &&
 	       (getrlimit(RLIMIT_FSIZE, &limit) != 0 || wanted <= limit.rlim_cur);
+}
+
+static void count_lost(int reason)
+{
+	off_t size = 0;
+	int file = open_file(".lost", &size);
+	bool counted = file >= 0 &&
+		       (size >= LOST_LIMIT || (may_grow(size, 1) && write(file, ".", 1) == 1));
+
+	if (file >= 0)
+		close(file);
+	if (!delivery.complained)
+		slurm_info("ldmsjob_notifier: an event was lost%s: %s.spool: %s",
+			   counted ? "" : " and not counted", delivery.path, strerror(reason));
+	delivery.complained = true;
 }
 
 /* Gives whether the whole line was written. After a part of a line a new line is begun. */
@@ -219,7 +220,7 @@ static void spool(const char *line, size_t length)
 			count_lost(errno);
 			return;
 		}
-		if (!may_grow(size, length))
+		if (!may_grow(size, length + 2)) /* before and behind a part of a line */
 			reason = EFBIG;
 		else if (!append(file, line, length))
 			reason = errno;
@@ -230,6 +231,7 @@ static void spool(const char *line, size_t length)
 		if (settled)
 			return;
 	}
+	count_lost(ESTALE); /* it may have been read each time, but nobody has said so */
 }
 
 /* -- the socket -------------------------------------------------------------------------------- */

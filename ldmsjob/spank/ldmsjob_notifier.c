@@ -249,7 +249,10 @@ static void put_workflow(struct json *line, spank_t spank)
 		   variable(spank, script ? "SPANK_WORKFLOW_ID" : "WORKFLOW_ID"), WORKFLOW_SIZE);
 }
 
-/* A user's own JSON object, on one line. Raw control characters in it can only be space. */
+/*
+ * A user's own JSON object, on one line. Raw control characters in it can only be space. Nothing in
+ * it may look like the beginning of a line, by which the daemon finds those behind torn ones.
+ */
 static void put_subscriber_data(struct json *line, spank_t spank)
 {
 	const char *text = variable(spank, "SUBSCRIBER_DATA");
@@ -257,8 +260,11 @@ static void put_subscriber_data(struct json *line, spank_t spank)
 	if (text == NULL || strlen(text) > SUBSCRIBER_SIZE || !is_object(text))
 		return;
 	json_key(line, "subscriber_data");
-	for (; *text != '\0'; text++)
+	for (; *text != '\0'; text++) {
 		json_raw(line, (unsigned char)*text < 0x20 ? " " : text, 1);
+		if (strncmp(text, "{\"notifier\"", strlen("{\"notifier\"")) == 0)
+			json_text(line, " ");
+	}
 }
 
 static void put_names(struct json *line, spank_t spank)
@@ -381,7 +387,10 @@ int slurm_spank_init(spank_t spank, int argc, char *argv[])
 	return ESPANK_SUCCESS;
 }
 
-/* The first callback with all the step's facts; still as root. At submission: for prologs. */
+/*
+ * The first callback with all the step's facts; still as root. At submission: for prologs. The
+ * restart count is not told: the job's environment may have that of the job that submitted it.
+ */
 int slurm_spank_init_post_opt(spank_t spank, int argc, char *argv[])
 {
 	static const struct event event = {"slurm_step_data", "step_init", "slurmstepd", false};
@@ -403,7 +412,6 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char *argv[])
 	put_owner(&line, spank);
 	put_array(&line, spank);
 	put_components(&line, spank);
-	put_number(&line, "restart_count", variable_number(spank, "SLURM_RESTART_COUNT"));
 	put_names(&line, spank);
 	put_subscriber_data(&line, spank);
 	put_workflow(&line, spank);

@@ -49,6 +49,8 @@ from ldmsjob.wire.xprt import AuthMismatch, Unauthenticated
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+    from ldmsjob.transports.outbox import Outbox
+    from ldmsjob.transports.plainstream import PlainStream
     from ldmsjob.transports.rail import Rail
     from ldmsjob.wire.events import Credential, PeerInfo
     from ldmsjob.wire.setevents import SetCommand
@@ -68,75 +70,10 @@ _REFUSALS: dict[type[PeerError], str] = {
 ``handshake``."""
 
 
-class Outbox:
-    """Links that have something to write, collected while one read is dealt with.
-
-    Inside ``with outbox:`` each link writes once, at the end; outside, each ``send`` writes. Links
-    that serve one another, such as those of one daemon, share an outbox.
-    """
-
-    __slots__ = ("_depth", "_links")
-
-    def __init__(self) -> None:
-        self._depth = 0
-        self._links: dict[LinkProtocol, None] = {}
-
-    @property
-    def collecting(self) -> bool:
-        """Whether links wait with writing."""
-        return self._depth > 0
-
-    def add(self, link: LinkProtocol) -> None:
-        """Have ``link`` write at the end of the block."""
-        self._links[link] = None
-
-    def __enter__(self) -> Outbox:
-        """Begin, or nest in, a block."""
-        self._depth += 1
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        """End the block; the outermost one has the links write."""
-        self._depth -= 1
-        while self._links and not self._depth:
-            links, self._links = self._links, {}
-            for link in links:
-                link.flush()
-
-
 @lru_cache(maxsize=4)
 def wire_limits(limits: Limits) -> buffers.Limits:
     """What of the limits one connection keeps to."""
     return buffers.Limits(message=limits.message_bytes, partial_message_bytes=limits.fragment_bytes)
-
-
-class PlainStream:
-    """How a link treats its transport; other kinds of transport know more to do. One for each
-    link."""
-
-    peer_address = ""
-    """Where the peer is, for people, if only the connection tells it; from ``made`` on."""
-
-    def made(self, transport: Any) -> str:
-        """The connection is there: set it up. Returns our own address, for authenticators."""
-        return ""
-
-    def objection(self, data: bytes) -> str:
-        """Why the peer's first bytes are not to be taken for LDMS: a word to count, a colon, a text
-        for people. Empty: no objection."""
-        return ""
-
-    def lost(self, reason: Failure) -> tuple[str, str] | None:
-        """What the stream knows of the reason for which the connection ended by itself: a word to
-        count and a text for people."""
-        return None
-
-    def read(self, transport: Any) -> None:
-        """A read has been dealt with."""
-
-    def write(self, transport: Any, data: bytes) -> None:
-        """Write all of ``data`` behind what was written before."""
-        transport.write(data)
 
 
 @implementer(ILink, IPushProducer)

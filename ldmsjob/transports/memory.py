@@ -20,7 +20,9 @@ from twisted.python.failure import Failure
 from ldmsjob.interfaces import IAuthenticator, ILinkSite, LinkSettings
 from ldmsjob.limits import Limits
 from ldmsjob.transports.auth_none import NoneAuthenticator
-from ldmsjob.transports.link import LinkProtocol, Outbox, PlainStream
+from ldmsjob.transports.link import LinkProtocol
+from ldmsjob.transports.outbox import Outbox
+from ldmsjob.transports.plainstream import PlainStream
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -34,7 +34,8 @@ PERM = 0o440
 """Who may read the messages among remote subscribers, as the C notifier has it."""
 
 _BEGIN = b'{"notifier":{"'
-"""Inside a line it cannot come again: there its quotes would be escaped."""
+"""Inside a line it cannot come again: in strings its quotes are escaped, and what users give as
+objects has a space there."""
 
 _MASK = (1 << WINDOW) - 1
 
@@ -208,7 +209,7 @@ class LineBook:
         """Nothing came of the fresh lines of that batch: they may come again."""
         for process, number in batch.keys:
             known = self._processes.get(process)
-            if known is not None:
+            if known is not None and known[0] - number < WINDOW:
                 highest, seen, when = known
                 behind = highest - number
                 if behind < WINDOW:  # what is older counts as having come, whatever happens

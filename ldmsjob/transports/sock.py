@@ -16,7 +16,7 @@ from zope.interface import implementer
 from ldmsjob.errors import ConfigError
 from ldmsjob.interfaces import IAuthenticator, ILinkSite, ITransport, LinkSettings
 from ldmsjob.transports.acceptor import BACKLOG
-from ldmsjob.transports.link import PlainStream
+from ldmsjob.transports.plainstream import PlainStream
 from ldmsjob.transports.streams import (
     CONNECT_SECONDS,
     RC_LISTEN_FAILED,

@@ -32,7 +32,9 @@ from ldmsjob.interfaces import (
 from ldmsjob.limits import Limits
 from ldmsjob.stats import Stats
 from ldmsjob.transports.acceptor import NO_DESCRIPTORS, Acceptor
-from ldmsjob.transports.link import LinkProtocol, Outbox, PlainStream
+from ldmsjob.transports.link import LinkProtocol
+from ldmsjob.transports.outbox import Outbox
+from ldmsjob.transports.plainstream import PlainStream
 from ldmsjob.transports.rail import ArrivingRails, Rail
 from ldmsjob.wire.rail import MAX_ENDPOINTS
 

@@ -18,7 +18,7 @@ from ldmsjob.errors import ConfigError
 from ldmsjob.interfaces import IAuthenticator, ILinkSite, ITransport, LinkSettings
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.transports.identity import ProvenIdentity
-from ldmsjob.transports.link import PlainStream
+from ldmsjob.transports.plainstream import PlainStream
 from ldmsjob.transports.sock import SockTransport, acknowledge, prepare
 from ldmsjob.transports.streams import LinkFactory, StreamListener
 

@@ -19,7 +19,7 @@ from ldmsjob.errors import ConfigError
 from ldmsjob.interfaces import IAuthenticator, ILink, ILinkSite, ITransport, LinkSettings
 from ldmsjob.transports.acceptor import BACKLOG
 from ldmsjob.transports.identity import ProvenIdentity
-from ldmsjob.transports.link import PlainStream
+from ldmsjob.transports.plainstream import PlainStream
 from ldmsjob.transports.streams import (
     CONNECT_SECONDS,
     Accepting,

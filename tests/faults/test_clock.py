@@ -16,6 +16,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
 
 import ldmsjob
+from tests.real import require_real
 
 SOURCE = Path(ldmsjob.__file__).parent.parent
 
@@ -91,6 +92,7 @@ class ClockTests(TestCase):
 
     def setUp(self) -> None:
         """A daemon with a faked wall clock, ready."""
+        require_real()
         preloaded = library()
         # Short enough for the path of a socket.
         self.directory = Path(f"/tmp/ldmsjob-clock-{os.getpid()}")

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ from ldmsjob.journal.history import History
 from ldmsjob.journal.records import EVENT_WORDS
 from ldmsjob.testing import EventRecorder, FakeDaemon, FakeJobManagerContext
 from ldmsjob.wire.events import JSON, CreditReturned, Publish
+from tests.real import require_real
 
 SOURCE = Path(ldmsjob.__file__).parent.parent
 reactor: Any = installed_reactor
@@ -172,8 +174,7 @@ class KillTests(TestCase):
 
     def setUp(self) -> None:
         """A configuration with a port that was free a moment ago."""
-        import socket
-
+        require_real()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

@@ -25,6 +25,7 @@ from ldmsjob.interfaces import ILink, LinkSettings
 from ldmsjob.limits import Limits
 from ldmsjob.wire.events import CreditReturned, Publish
 from tests.fake_sites import FakeSite
+from tests.real import require_real
 
 SOURCE = Path(ldmsjob.__file__).parent.parent
 reactor: Any = installed_reactor
@@ -71,6 +72,7 @@ class DescriptorTests(TestCase):
 
     async def setUp(self) -> None:
         """A daemon, one working link to it, and enough descriptors on this side."""
+        require_real()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = IDLE + DESCRIPTORS
         if hard != resource.RLIM_INFINITY and hard < wanted:

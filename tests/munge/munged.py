@@ -16,12 +16,6 @@ START_SECONDS = 10.0
 STEP_SECONDS = 0.01
 
 
-def require_real() -> None:
-    """Skip the test unless tests with real programs are wanted."""
-    if not os.environ.get("LDMSJOB_REAL"):
-        raise SkipTest("LDMSJOB_REAL is not set: no tests with real programs")
-
-
 def require_munge() -> None:
     """Skip the test unless munge is here."""
     for program in ("munged", "munge"):

@@ -24,7 +24,8 @@ from ldmsjob.wire.events import Credential, Publish
 from tests.fake_sites import FakeSite
 from tests.interop.peers import wait_until
 from tests.interop.test_messages import asynchronous
-from tests.munge.munged import Munged, require_munge, require_real
+from tests.munge.munged import Munged, require_munge
+from tests.real import require_real
 
 reactor: Any = installed_reactor
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.interop.peers import InteropTestCase, Program, free_port, listens, wait_until
-from tests.munge.munged import Munged, require_munge, require_real
+from tests.munge.munged import Munged, require_munge
+from tests.real import require_real
 
 OURS = """
 auth_add name=way {way}

@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from unittest import SkipTest
 
+from tests.real import require_real
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "salloc", "scancel", "scontrol")
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 """Daemons lie in directories that an ordinary user's PATH does not name."""
@@ -72,8 +74,7 @@ PARTITION = "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP\
 
 def require_slurm() -> None:
     """Skip the test unless the long tests are wanted and Slurm is here."""
-    if not os.environ.get("LDMSJOB_REAL"):
-        raise SkipTest("LDMSJOB_REAL is not set: no tests with real programs")
+    require_real()
     for program in PROGRAMS:
         if shutil.which(program, path=SEARCHED) is None:
             raise SkipTest(f"Slurm is not installed: there is no {program}")

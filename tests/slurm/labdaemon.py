@@ -160,7 +160,9 @@ class LabDaemon:
     def nothing_waits(self) -> bool:
         """Whether our notifier's spool holds no line that it has not read."""
         spool = Path(f"{self.path}.spool")
-        return not spool.exists() or spool.stat().st_size == 0
+        return not Path(f"{spool}.old").exists() and (
+            not spool.exists() or spool.stat().st_size == 0
+        )
 
     def text(self) -> str:
         """What it logged."""

@@ -16,7 +16,11 @@ from tests.slurm.stage import Play, Stage
 NOBODY = 65534
 ODD_NAME = 'a "quoted" name\\with a backslash, and é'
 
-UNTIL = "until [ -e {} ]; do sleep 0.05; done"
+UNTIL = "while [ -e $SLURM_CONF ] && ! [ -e {} ]; do sleep 0.05; done"
+"""Shell: wait for a file, but not longer than this Slurm exists."""
+
+SLEEP = "touch {}.$SLURM_PROCID; exec sleep 100"
+"""Shell: tell that a task's program runs, and let it run."""
 
 
 def srun_1x2(stage: Stage) -> list[str]:
@@ -75,8 +79,10 @@ def array_of_3(stage: Stage) -> list[str]:
 
 def cancel_running(stage: Stage) -> list[str]:
     """A job is cancelled while its step runs."""
-    job = stage.sbatch("srun -n2 sleep 100", "-n2")
+    job = stage.sbatch(f"srun -n2 sh -c '{SLEEP.format('running')}'", "-n2")
     stage.wait_for(job, "task_start", 2)
+    # A signal that comes before its program has begun may be lost on a task.
+    stage.wait_files([stage.file(f"running.{rank}") for rank in range(2)])
     stage.cancel(job)
     return [job]
 
@@ -163,10 +169,11 @@ def srun_terminal(stage: Stage) -> list[str]:
 
 def requeue(stage: Stage) -> list[str]:
     """A job is requeued while its step runs, and then runs to its end."""
-    job = stage.sbatch(
-        '[ -n "$SLURM_RESTART_COUNT" ] || srun -n1 sleep 100\nsrun -n1 true', "--requeue"
-    )
+    first = f"srun -n1 sh -c '{SLEEP.format('requeue')}'"
+    script = f'[ -n "$SLURM_RESTART_COUNT" ] || {first}\nsrun -n1 true'
+    job = stage.sbatch(script, "--requeue")
     stage.wait_for(job, "task_start")
+    stage.wait_files([stage.file("requeue.0")])
     stage.control("requeuehold", job)
     stage.wait_for(job, "jobset_delete")
     stage.wait_state(job, "PD")

@@ -17,6 +17,17 @@ from tests.slurm.stage import Stage
 
 EXITED_7 = 7 << 8
 
+SCRIPT = """\
+#!/bin/sh
+export PYTHONPATH={source}
+event=$SLURM_SCRIPT_CONTEXT.$SLURMD_NODENAME
+if [ $event = epilog_slurmd.n2 ]; then
+    while [ -d {work} ] && ! [ -e {work}/n2.may.end ]; do sleep 0.05; done
+fi
+{command}
+touch {work}/told.$SLURM_JOB_ID.$event
+"""
+
 
 class ScriptTests(SynchronousTestCase):
     """``ldmsjob notify`` in Prolog and Epilog."""
@@ -40,8 +51,11 @@ class ScriptTests(SynchronousTestCase):
         self.addCleanup(daemon.stop)
         script = cluster.directory / "notify.sh"
         script.write_text(
-            f"#!/bin/sh\nexport PYTHONPATH={shlex.quote(str(SOURCE))}\n"
-            f"exec {shlex.join(command)} --path={daemon.path}\n"
+            SCRIPT.format(
+                source=shlex.quote(str(SOURCE)),
+                command=f"{shlex.join(command)} --path={daemon.path}",
+                work=cluster.work,
+            )
         )
         script.chmod(0o755)
         cluster.set_settings(f"Prolog={script}\nEpilog={script}\n")
@@ -51,6 +65,10 @@ class ScriptTests(SynchronousTestCase):
         failing = stage.sbatch("exit 7")
         (single,) = stage.srun("-n2", "true")
         (double,) = stage.srun("-N2", "-n2", "true")
+        stage.wait_files([stage.file(f"told.{double}.epilog_slurmd.n1")])
+        (run,) = stage.runs()[double]
+        self.assertEqual(run.kinds, ["job_start"])
+        stage.file("n2.may.end").touch()
         # Its second node has an epilog, but no prolog.
         partial = stage.sbatch("srun -N1 -n1 true", "-N2")
         (silent,) = stage.salloc("-n1", "true")

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 
 from tests.interop.peers import SOURCE, Program, reactor, wait_until
 from tests.munge.munged import Munged, require_munge
+from tests.real import require_real
 
 ALICE, BOB, CAROL = "games", "nobody", "daemon"
 """Users that every system has: one with a job, one without, and one to be trusted."""
@@ -62,8 +63,7 @@ class PeopleTestCase(TestCase):
 
     def setUp(self) -> None:
         """Skip where users cannot be played."""
-        if not os.environ.get("LDMSJOB_REAL"):
-            raise SkipTest("LDMSJOB_REAL is not set: no tests with real programs")
+        require_real()
         if os.geteuid() != 0:
             raise SkipTest("only root can run programs as other users")
         for name in (ALICE, BOB, CAROL):

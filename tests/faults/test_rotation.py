@@ -1,0 +1,117 @@
+"""The spool, written by many processes while the daemon's part of it is renamed and read."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ldmsjob import notify
+from ldmsjob.spank import SOURCE
+from ldmsjob.stats import Stats
+from ldmsjob.transports.notifier_lines import LineBook
+from ldmsjob.transports.spool import Spool
+from tests.real import require_real
+from tests.spank.harness import COMPILER
+
+WRITERS = 6
+LINES = 2000
+SPOOLER = Path(__file__).parent.parent / "spank" / "spooler.c"
+LONGEST_SECONDS = 60.0
+
+
+class RotationTests(SynchronousTestCase):
+    """Nothing is lost, and nothing counts twice, whoever renames and reads when."""
+
+    def setUp(self) -> None:
+        """A place for the files."""
+        require_real()
+        self.directory = Path(tempfile.mkdtemp(prefix="rotation.", dir="/tmp"))
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.path = str(self.directory / "n.sock")
+        self.stats = Stats()
+        self.book = LineBook()
+        self.fresh: list[bytes] = []
+
+    def take(self, lines: list[bytes]) -> None:
+        """What the daemon does with lines of the spool."""
+        batch = self.book.take(lines, 0.0, mend=True)
+        self.fresh += batch.fresh
+        self.assertEqual(batch.refused, {})
+
+    def read_while(self, writers: list[subprocess.Popen[bytes]]) -> None:
+        """Read as long as they write, and what is left; now and then as a daemon that was killed
+        in the middle and is there again."""
+        rng = random.Random(4)
+        spool = Spool(self.path, self.stats.add)
+        files = 0
+        until = time.monotonic() + LONGEST_SECONDS
+        while time.monotonic() < until:
+            alive = any(writer.poll() is None for writer in writers)
+            while (piece := spool.read(rng.choice((7, 500, 1 << 18)))) is not None:
+                self.take(piece[0])
+                if rng.random() < 0.01:
+                    spool.close()
+                    spool = Spool(self.path, self.stats.add)
+            files += 1
+            if not alive and not spool.grown():
+                break
+        self.assertGreater(files, 10)
+
+    def check(self, pids: list[int]) -> None:
+        """Each line of each writer is there, once."""
+        self.assertEqual(self.stats.values, {})
+        self.assertFalse(Path(f"{self.path}.lost").exists())
+        found: dict[int, list[int]] = {pid: [] for pid in pids}
+        for line in self.fresh:
+            notifier = json.loads(line)["notifier"]
+            found[notifier["pid"]].append(notifier["seq"])
+        for sequence in found.values():
+            self.assertEqual(sequence, list(range(1, LINES + 1)))
+
+    def start(self, command: list[str]) -> list[subprocess.Popen[bytes]]:
+        """So many processes, let loose together."""
+        writers = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(WRITERS)]
+        for writer in writers:
+            assert writer.stdin is not None
+            self.addCleanup(writer.wait)
+            self.addCleanup(writer.kill)
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.close()
+        return writers
+
+    def test_plugin(self) -> None:
+        """The notifier's own way to write."""
+        program = str(self.directory / "spooler")
+        include = f"-I{SOURCE.parent}"
+        flags = ["-std=c11", "-O2", "-Wno-unused-function"]
+        subprocess.run(
+            [*COMPILER.split(), *flags, include, "-o", program, str(SPOOLER)], check=True
+        )
+        writers = self.start([program, self.path, str(LINES)])
+        self.read_while(writers)
+        self.check([writer.pid for writer in writers])
+
+    def test_script(self) -> None:
+        """That of ``ldmsjob notify``."""
+        code = (
+            "import os, sys, notify\n"
+            "sys.stdin.read()\n"
+            f"for number in range(1, {LINES} + 1):\n"
+            ' line = f\'{{"notifier":{{"boot":"b","pid":{os.getpid()},"start":1,\'\n'
+            " line += f'\"seq\":{number}}}}}\\n'\n"
+            f" notify.spool(line.encode(), {self.path!r})\n"
+        )
+        directory = str(Path(notify.__file__).parent)
+        code = f"import sys; sys.path.append({directory!r})\n{code}"
+        writers = self.start([sys.executable, "-IS", "-c", code])
+        self.read_while(writers)
+        self.check([writer.pid for writer in writers])
