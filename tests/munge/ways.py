@@ -92,7 +92,11 @@ class WaysTestCase(InteropTestCase):
         program = self.start(
             *(sys.executable, "-c", code, "--nodaemon", f"--pidfile={path}.pid", "ldmsjob"),
             *("-c", path.name),
-            environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            environment={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "STATE_DIRECTORY": str(self.directory.absolute() / "state"),
+            },
         )
         await wait_until(lambda: listens(port) or program.status is not None, "our daemon")
         self.assertIsNone(program.status, program.output + program.errors)

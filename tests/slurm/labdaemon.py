@@ -23,7 +23,8 @@ CONFIGURATION = """\
 log_level level=INFO name=ldmsd
 msg_enable
 listen xprt=sock port={port} host=127.0.0.1
-{notifier}load name=jobmgr_slurm
+{notifier}journal enabled={journal}
+load name=jobmgr_slurm
 config name=jobmgr_slurm {attributes}
 jobmgr_start name=jobmgr_slurm
 load name=test_jobmgr_sampler
@@ -63,13 +64,20 @@ class LabDaemon:
     """A daemon with ``jobmgr_slurm`` whose files lie in ``directory``.
 
     It listens on ``port`` of the loopback interface for the C notifier, and with ``notifier`` on
-    the unix socket ``path`` for ours. ``attributes`` are the job manager's. Started again, it
+    the unix socket ``path`` for ours. ``attributes`` are the job manager's. Without ``journal`` a
+    daemon that is started again knows nothing of the jobs that run. Started again, it
     listens at the same places and appends to the same record of events; its event file begins
     anew.
     """
 
     def __init__(
-        self, directory: Path, *, notifier: bool, attributes: str, environment: Mapping[str, str]
+        self,
+        directory: Path,
+        *,
+        notifier: bool,
+        attributes: str,
+        environment: Mapping[str, str],
+        journal: bool = False,
     ) -> None:
         self.directory = directory
         (self.port,) = free_ports(1)
@@ -88,6 +96,7 @@ class LabDaemon:
                 port=self.port,
                 notifier=f"listen xprt=notifier path={self.path}\n" if notifier else "",
                 attributes=attributes,
+                journal="true" if journal else "false",
                 lines=self.lines,
                 events=self.record,
             )
@@ -116,6 +125,7 @@ class LabDaemon:
                     **self._environment,
                     "PYTHONPATH": f"{SOURCE}:{self.directory / 'plugins'}",
                     "PYTHONDONTWRITEBYTECODE": "1",
+                    "STATE_DIRECTORY": str(self.directory / "state"),
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=log,

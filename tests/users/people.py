@@ -86,7 +86,11 @@ class PeopleTestCase(TestCase):
             program,
             command[0],
             command,
-            env={"PYTHONPATH": self.path, "PATH": os.environ["PATH"]},
+            env={
+                "PYTHONPATH": self.path,
+                "PATH": os.environ["PATH"],
+                "STATE_DIRECTORY": str(self.directory / "state"),
+            },
             path=str(self.directory),
             **ids,
         )
