@@ -17,8 +17,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.cli import ls
-from ldmsjob.cli.ls import Listing, Selection, memory_size, printable
+from ldmsjob.cli.ls import Listing, Selection, memory_size
 from ldmsjob.cli.main import main
+from ldmsjob.cli.output import printable
 from ldmsjob.errors import LdmsJobError, PeerError, RequestFailed
 from ldmsjob.interfaces import ILink
 from ldmsjob.wire.setevents import (

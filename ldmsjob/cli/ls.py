@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ldmsjob.cli.options import add_connection_options, exit_status
-from ldmsjob.cli.output import complain
+from ldmsjob.cli.output import complain, printable
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -398,7 +398,7 @@ class Listing:
 
     def _complain(self, text: str, rc: int) -> None:
         self._status = self._status or rc
-        complain(printable(text))
+        complain(text)
 
 
 async def first_push(remote_set: Any) -> DecodedSet:
@@ -436,11 +436,3 @@ def split_address(address: str) -> tuple[str, int]:
         return address, 0
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
-
-
-def printable(text: str) -> str:
-    """The text with what would steer a terminal made visible."""
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
-        for each in text
-    )

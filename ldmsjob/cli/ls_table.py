@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ldmsjob.cli.ls_text import UPDATE_HINT, age_of
+from ldmsjob.cli.output import printable
 from ldmsjob.wire.setevents import DirectoryEntry
 
 DIGEST_DIGITS = 6
@@ -24,8 +25,6 @@ def print_table(
 
     ``now`` is the time in seconds.
     """
-    from ldmsjob.cli.ls import printable
-
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("Set", overflow="fold", min_width=12)
     table.add_column("Schema", overflow="fold", min_width=8)

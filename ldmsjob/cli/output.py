@@ -35,11 +35,23 @@ def until_reader_leaves() -> Iterator[None]:
 
 
 def complain(text: str) -> None:
-    """Tell the user in a line on standard error what is wrong, if that can be written."""
+    """Tell the user in a line on standard error what is wrong, if that can be written.
+
+    A part of it may be a peer's words.
+    """
+    line = printable(text).replace("\n", "\\n")
     try:
-        print(f"ldmsjob: {text}", file=sys.stderr, flush=True)
+        print(f"ldmsjob: {line}", file=sys.stderr, flush=True)
     except OSError:
         _give_up(sys.stderr)
+
+
+def printable(text: str) -> str:
+    """The text with what would steer a terminal made visible."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 def _give_up(stream: TextIO) -> None:
