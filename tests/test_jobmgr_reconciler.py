@@ -21,7 +21,7 @@ from ldmsjob.jobmgr.reconciler import (
 )
 from ldmsjob.jobmgr.slurm import SlurmJobManager
 from ldmsjob.jobmgr.slurm_node import NodeView, StepProcess, TaskProcess
-from ldmsjob.jobmgr.slurm_query import MAX_ASKED_JOBS, Answer, SlurmJob
+from ldmsjob.jobmgr.slurm_query import MAX_ASKED_ID, MAX_ASKED_JOBS, Answer, SlurmJob
 from ldmsjob.notices import JobExit, JobInit, StepInit, TaskInit
 from ldmsjob.testing import START_SECONDS, FakeJobManagerContext
 
@@ -167,6 +167,18 @@ class Rounds(SynchronousTestCase):
         self.assertEqual([len(job_ids) for job_ids in self.query.asked_jobs], [MAX_ASKED_JOBS])
         self.pass_time(60)
         self.assertEqual(self.query.asked_jobs[1][0], f"1{MAX_ASKED_JOBS}")
+
+    def test_ids_that_cannot_be_asked_for(self) -> None:
+        """Do not spoil the question for others."""
+        for job_id in ("7", str(MAX_ASKED_ID), str(MAX_ASKED_ID + 1), str(2**40), "0", "x7"):
+            self.daemon.apply(JobInit(job_id))
+        self.pass_time(2)
+        self.assertEqual(self.query.asked_jobs, [["7", str(MAX_ASKED_ID)]])
+        self.pass_time(60)
+        self.assertEqual(
+            [event.facts.job_id for event in self.recorder.of(JobEnded)],
+            ["slurm_7", f"slurm_{MAX_ASKED_ID}"],
+        )
 
     def test_unknown_nodes(self) -> None:
         """That Slurm does not know our nodes is told once."""

@@ -26,7 +26,13 @@ from ldmsjob.facts import JobKey
 from ldmsjob.interfaces import IJobManagerContext
 from ldmsjob.jobmgr.slurm_memory import NOT_ASKED, Belief, ById
 from ldmsjob.jobmgr.slurm_node import NodeView, read_node
-from ldmsjob.jobmgr.slurm_query import MAX_ASKED_JOBS, Answer, SlurmQuery, process_runner
+from ldmsjob.jobmgr.slurm_query import (
+    MAX_ASKED_JOBS,
+    Answer,
+    SlurmQuery,
+    can_be_asked,
+    process_runner,
+)
 from ldmsjob.jobmgr.slurm_reconcile import Finding, Judge
 from ldmsjob.notices import JobExit, JobInit, StepExit, StepInit, TaskInit
 
@@ -278,7 +284,7 @@ class Reconciler:
     async def _ask_for_unlisted(self, view: NodeView, answer: Answer) -> ById:
         """Of jobs that are not on the nodes that Slurm was asked for: they may run on others."""
         job_ids = self._judge.unlisted(self._beliefs(), view, answer, self._now())
-        job_ids = job_ids[:MAX_ASKED_JOBS]
+        job_ids = [job_id for job_id in job_ids if can_be_asked(job_id)][:MAX_ASKED_JOBS]
         said = await self._query.ask_jobs(job_ids) if job_ids else None
         return NOT_ASKED if said is None else {job_id: said.get(job_id) for job_id in job_ids}
 
