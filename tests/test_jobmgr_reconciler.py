@@ -271,12 +271,31 @@ class Rounds(SynchronousTestCase):
         self.assertEqual(self.context.stats.get("adopted_jobs"), 1)
 
     def test_held_up(self) -> None:
-        """After a stop of the whole daemon what has come meanwhile is read first."""
+        """After a stop of the whole daemon what has come meanwhile is read first; then what did
+        not come is looked for."""
         self.pass_time(10)
         self.clock.advance(1000)
-        self.assertEqual(len(self.looks), 1)
+        self.assertEqual((len(self.looks), self.query.asked), (1, 1))
         self.pass_time(3)
+        self.assertEqual((len(self.looks), self.query.asked), (2, 2))
+
+    def test_held_up_between_rounds(self) -> None:
+        """The next one comes sooner, but not for each stop."""
+        self.pass_time(35)
+        self.clock.advance(10)
+        self.pass_time(3)
+        self.assertEqual((len(self.looks), self.query.asked), (2, 2))
+        self.clock.advance(10)
+        self.pass_time(10)
         self.assertEqual(len(self.looks), 2)
+        self.pass_time(GAP_SECONDS)
+        self.assertEqual((len(self.looks), self.query.asked), (3, 3))
+
+    def test_always_late(self) -> None:
+        """Rounds come all the same."""
+        for _ in range(20):
+            self.clock.advance(10)
+        self.assertGreater(len(self.looks), 3)
 
     def test_refused(self) -> None:
         """What the core does not take is counted; the rest is done."""

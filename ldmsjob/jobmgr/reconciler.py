@@ -127,6 +127,7 @@ class Reconciler:
             own_uid=own_uid or None,
         )
         self._gap = True
+        self._held_up = False
         self._adopted: frozenset[JobKey] = frozenset()
         self._lost = self._lost_notices()
         self._last_round = float("-inf")
@@ -185,10 +186,14 @@ class Reconciler:
         self._timer = None
         now = self._now()
         self._watch_for_gaps()
+        was_held_up, self._held_up = self._held_up, now - self._expected > LATE_SECONDS
+        if self._held_up:
+            # Notifiers that do not keep what is not taken have lost some meanwhile.
+            self._gap = True
+            soon = min(self._next_round, self._last_round + GAP_SECONDS)
+            # One that is always late goes on all the same.
+            self._next_round = soon if was_held_up else max(soon, now + LATE_SECONDS)
         if now < self._next_round:
-            self._sleep()
-        elif now - self._expected > LATE_SECONDS:
-            self._next_round = now + LATE_SECONDS
             self._sleep()
         else:
             self._round = comparing = Deferred.fromCoroutine(self._compare())
