@@ -49,7 +49,8 @@ def fill_identity(change: Change, notice: JobInit | StepInit, time_us: int) -> N
 def announce(change: Change, notice: StepInit, time_us: int) -> Step:
     """Take a step init's facts; the job shows those of the step announced last."""
     job = change.job
-    if notice.user is not None and notice.user != job.user:
+    # Whose it is does not change; and a step takes the name from an environment that is its user's.
+    if notice.user is not None and job.user is None:
         job.user = notice.user
         change.described = True
     if notice.job_name is not None and notice.job_name != job.job_name:

@@ -14,6 +14,7 @@ from ldmsjob import __version__
 from ldmsjob.cli import main as main_module
 from ldmsjob.cli import plugins
 from ldmsjob.cli.main import main
+from ldmsjob.cli.output import complain
 from ldmsjob.errors import ConfigError
 
 ENDED = "         : ldmsd: LDMS Daemon exiting...status 0\n"
@@ -107,6 +108,16 @@ class MainTests(SynchronousTestCase):
                 )
             errors = result.stderr.replace(ENDED, "")
             self.assertEqual((result.returncode, errors), (28, line), words)
+
+    def test_complaint_in_the_words_of_a_peer(self):
+        """It stays one line, and does nothing to the terminal."""
+        stderr = io.StringIO()
+        self.patch(sys, "stderr", stderr)
+        complain("rejected: \x1b[31mBAD\nldmsjob: all is well\x07 \udcff ä")
+        self.assertEqual(
+            stderr.getvalue(),
+            "ldmsjob: rejected: \\x1b[31mBAD\\nldmsjob: all is well\\x07 \\udcff ä\n",
+        )
 
     def test_complaint_that_nobody_reads(self):
         """The status of a mistake stays when its text cannot be written."""

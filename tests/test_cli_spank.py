@@ -98,10 +98,17 @@ class BuildTests(SynchronousTestCase):
         """The packages are named."""
         empty = self.directory / "include"
         (empty / "slurm").mkdir(parents=True)
-        status, _, errors = self.build("--cc", "cc -nostdinc", "--include", str(empty))
+        status, _, errors = self.build("--cc", f"cc -nostdinc -I{empty}")
         self.assertEqual(status, 2)
         self.assertIn("libslurm-dev", errors)
         self.assertIn("slurm-devel", errors)
+        self.assertFalse(self.output.exists())
+
+    def test_no_headers_there(self) -> None:
+        """Those of the system do not take the place of those that were named."""
+        status, _, errors = self.build("--include", str(self.directory))
+        self.assertEqual(status, 2)
+        self.assertIn(f"no {self.directory}/slurm/spank.h", errors)
         self.assertFalse(self.output.exists())
 
     def test_headers_elsewhere(self) -> None:

@@ -21,7 +21,7 @@ from ldmsjob.jobmgr.reconciler import (
 )
 from ldmsjob.jobmgr.slurm import SlurmJobManager
 from ldmsjob.jobmgr.slurm_node import NodeView, StepProcess, TaskProcess
-from ldmsjob.jobmgr.slurm_query import MAX_ASKED_JOBS, Answer, SlurmJob
+from ldmsjob.jobmgr.slurm_query import MAX_ASKED_ID, MAX_ASKED_JOBS, Answer, SlurmJob
 from ldmsjob.notices import JobExit, JobInit, StepInit, TaskInit
 from ldmsjob.testing import START_SECONDS, FakeJobManagerContext
 
@@ -168,6 +168,18 @@ class Rounds(SynchronousTestCase):
         self.pass_time(60)
         self.assertEqual(self.query.asked_jobs[1][0], f"1{MAX_ASKED_JOBS}")
 
+    def test_ids_that_cannot_be_asked_for(self) -> None:
+        """Do not spoil the question for others."""
+        for job_id in ("7", str(MAX_ASKED_ID), str(MAX_ASKED_ID + 1), str(2**40), "0", "x7"):
+            self.daemon.apply(JobInit(job_id))
+        self.pass_time(2)
+        self.assertEqual(self.query.asked_jobs, [["7", str(MAX_ASKED_ID)]])
+        self.pass_time(60)
+        self.assertEqual(
+            [event.facts.job_id for event in self.recorder.of(JobEnded)],
+            ["slurm_7", f"slurm_{MAX_ASKED_ID}"],
+        )
+
     def test_unknown_nodes(self) -> None:
         """That Slurm does not know our nodes is told once."""
         told: list[str] = []
@@ -259,12 +271,31 @@ class Rounds(SynchronousTestCase):
         self.assertEqual(self.context.stats.get("adopted_jobs"), 1)
 
     def test_held_up(self) -> None:
-        """After a stop of the whole daemon what has come meanwhile is read first."""
+        """After a stop of the whole daemon what has come meanwhile is read first; then what did
+        not come is looked for."""
         self.pass_time(10)
         self.clock.advance(1000)
-        self.assertEqual(len(self.looks), 1)
+        self.assertEqual((len(self.looks), self.query.asked), (1, 1))
         self.pass_time(3)
+        self.assertEqual((len(self.looks), self.query.asked), (2, 2))
+
+    def test_held_up_between_rounds(self) -> None:
+        """The next one comes sooner, but not for each stop."""
+        self.pass_time(35)
+        self.clock.advance(10)
+        self.pass_time(3)
+        self.assertEqual((len(self.looks), self.query.asked), (2, 2))
+        self.clock.advance(10)
+        self.pass_time(10)
         self.assertEqual(len(self.looks), 2)
+        self.pass_time(GAP_SECONDS)
+        self.assertEqual((len(self.looks), self.query.asked), (3, 3))
+
+    def test_always_late(self) -> None:
+        """Rounds come all the same."""
+        for _ in range(20):
+            self.clock.advance(10)
+        self.assertGreater(len(self.looks), 3)
 
     def test_refused(self) -> None:
         """What the core does not take is counted; the rest is done."""

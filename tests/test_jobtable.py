@@ -380,6 +380,13 @@ class IdentityTests(TableCase):
         facts = self.posted[0].facts
         self.assertEqual((facts.user, facts.job_name), ("ann", "run"))
 
+    def test_user_of_a_step(self) -> None:
+        """Is believed only while nobody else has told whose job it is: users can set it."""
+        self.apply(StepInit("7", 0, 0, 10 * S, user="ann", job_name="a"))
+        self.apply(StepInit("7", 1, 0, 11 * S, user="root", job_name="b"))
+        facts = self.posted[-1].facts
+        self.assertEqual((facts.user, facts.job_name), ("ann", "b"))
+
     def test_exit_status(self) -> None:
         """Stands in the events of the job's end."""
         self.apply(JobInit("7", 10 * S))

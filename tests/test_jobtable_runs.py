@@ -227,7 +227,9 @@ class TwoNotifierTests(TableCase):
         self.assertEqual(self.apply(StepInit("7", 0, 0, 22 * S)), [])
         self.assertEqual(self.apply(TaskInit("7", 0, 0, 0, 22 * S, 600)), [])
         self.assertEqual(self.stats.get("ahead"), 2)
-        self.assertEqual(self.apply(JobExit("7", 20 * S + 1, "a")), ["job-", "gone"])
+        self.assertEqual(self.apply(StepInit("7", 3, 0, 19 * S)), ["step+"])
+        ends = self.apply(JobExit("7", 20 * S + 1, "a"))
+        self.assertEqual(ends, ["(step-)", "job-", "gone"])
         self.assertEqual(self.by_us(21, 1), [*self.LIFE])
 
     def test_late_ends_of_an_earlier_run(self) -> None:

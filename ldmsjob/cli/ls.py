@@ -398,7 +398,7 @@ class Listing:
 
     def _complain(self, text: str, rc: int) -> None:
         self._status = self._status or rc
-        complain(printable(text))
+        complain(text)
 
 
 async def first_push(remote_set: Any) -> DecodedSet:

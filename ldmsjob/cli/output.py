@@ -35,9 +35,13 @@ def until_reader_leaves() -> Iterator[None]:
 
 
 def complain(text: str) -> None:
-    """Tell the user in a line on standard error what is wrong, if that can be written."""
+    """Tell the user in a line on standard error what is wrong, if that can be written.
+
+    A part of it may be a peer's words.
+    """
+    line = printable(text).replace("\n", "\\n")
     try:
-        print(f"ldmsjob: {text}", file=sys.stderr, flush=True)
+        print(f"ldmsjob: {line}", file=sys.stderr, flush=True)
     except OSError:
         _give_up(sys.stderr)
 

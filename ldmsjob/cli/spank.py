@@ -84,7 +84,7 @@ def run_build(arguments: argparse.Namespace) -> int:
             rc=NOT_THERE,
             hint="install gcc, or name another with --cc",
         )
-    include = ["-I", arguments.include] if arguments.include else []
+    include = _include(arguments.include)
     version = headers_version([*compiler, *include])
     output = Path(arguments.output).absolute()
     compile_plugin([*compiler, *include], output)
@@ -117,6 +117,18 @@ def run_plugstack(arguments: argparse.Namespace) -> int:
     if not plugin.exists():
         complain(f"there is no {plugin} yet; see 'ldmsjob spank build'")
     return 0
+
+
+def _include(directory: str | None) -> list[str]:
+    """The compiler's option for that directory. One without the headers would have it silently take
+    those of another place, and of another version."""
+    if not directory:
+        return []
+    if not (Path(directory) / "slurm" / "spank.h").is_file():
+        raise ConfigError(
+            f"--include: there is no {directory}/slurm/spank.h", rc=NOT_THERE, hint=_BUILD_HINT
+        )
+    return ["-I", directory]
 
 
 def headers_version(compiler: Sequence[str]) -> str:

@@ -25,7 +25,13 @@ from ldmsjob.facts import JobKey
 from ldmsjob.interfaces import IJobManagerContext
 from ldmsjob.jobmgr.slurm_memory import NOT_ASKED, Belief, ById
 from ldmsjob.jobmgr.slurm_node import NodeView, read_node
-from ldmsjob.jobmgr.slurm_query import MAX_ASKED_JOBS, Answer, SlurmQuery, process_runner
+from ldmsjob.jobmgr.slurm_query import (
+    MAX_ASKED_JOBS,
+    Answer,
+    SlurmQuery,
+    can_be_asked,
+    process_runner,
+)
 from ldmsjob.jobmgr.slurm_reconcile import Finding, Judge
 from ldmsjob.notices import JobExit, JobInit, StepExit, StepInit, TaskInit
 
@@ -119,6 +125,7 @@ class Reconciler:
             own_uid=own_uid or None,
         )
         self._gap = True
+        self._held_up = False
         self._adopted: frozenset[JobKey] = frozenset()
         self._lost = self._lost_notices()
         self._last_round = float("-inf")
@@ -177,10 +184,14 @@ class Reconciler:
         self._timer = None
         now = self._now()
         self._watch_for_gaps()
+        was_held_up, self._held_up = self._held_up, now - self._expected > LATE_SECONDS
+        if self._held_up:
+            # Notifiers that do not keep what is not taken have lost some meanwhile.
+            self._gap = True
+            soon = min(self._next_round, self._last_round + GAP_SECONDS)
+            # One that is always late goes on all the same.
+            self._next_round = soon if was_held_up else max(soon, now + LATE_SECONDS)
         if now < self._next_round:
-            self._sleep()
-        elif now - self._expected > LATE_SECONDS:
-            self._next_round = now + LATE_SECONDS
             self._sleep()
         else:
             self._round = comparing = Deferred.fromCoroutine(self._compare())
@@ -276,7 +287,7 @@ class Reconciler:
     async def _ask_for_unlisted(self, view: NodeView, answer: Answer) -> ById:
         """Of jobs that are not on the nodes that Slurm was asked for: they may run on others."""
         job_ids = self._judge.unlisted(self._beliefs(), view, answer, self._now())
-        job_ids = job_ids[:MAX_ASKED_JOBS]
+        job_ids = [job_id for job_id in job_ids if can_be_asked(job_id)][:MAX_ASKED_JOBS]
         said = await self._query.ask_jobs(job_ids) if job_ids else None
         return NOT_ASKED if said is None else {job_id: said.get(job_id) for job_id in job_ids}
 

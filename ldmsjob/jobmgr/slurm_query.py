@@ -32,6 +32,10 @@ MAX_ASKED_JOBS = 1000
 FIRST_PAUSE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 600.0
 
+MAX_ASKED_ID = (1 << 31) - 1
+"""``squeue`` takes no larger ids, though in federations of clusters there are some; and one that
+it does not take has it refuse all of them."""
+
 UNKNOWN_NODE = "Invalid node name"
 """What ``squeue`` says then."""
 
@@ -130,6 +134,11 @@ def arguments(selection: str, separator: str) -> list[str]:
         selection,
         "--Format=" + ",".join(f"{field}:{separator}" for field in _FIELDS),
     ]
+
+
+def can_be_asked(job_id: str) -> bool:
+    """Whether Slurm can be asked for a job by that id."""
+    return job_id.isascii() and job_id.isdigit() and 0 < int(job_id) <= MAX_ASKED_ID
 
 
 def new_separator() -> str:
@@ -346,8 +355,9 @@ class SlurmQuery:
         return self._ask(f"--nodelist={self._nodes}", by_nodes=True)
 
     def ask_jobs(self, job_ids: Sequence[str]) -> Deferred[Answer | None]:
-        """The same for at least one and at most ``MAX_ASKED_JOBS`` jobs, wherever they run. Others
-        may be in the answer, too, such as further elements of an array."""
+        """The same for at least one and at most ``MAX_ASKED_JOBS`` jobs, wherever they run, that
+        ``can_be_asked`` for. Others may be in the answer, too, such as further elements
+        of an array."""
         # That it does not know the only job that it is asked for is an error to squeue; of several
         # it leaves out those that it does not know.
         ids = job_ids if len(job_ids) > 1 else [*job_ids, *job_ids]
