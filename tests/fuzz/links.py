@@ -17,7 +17,9 @@ from ldmsjob.testing import FakeDaemon, FakeJobManagerContext
 from ldmsjob.transports.auth_naive import NaiveAuthentication, NaiveAuthenticator
 from ldmsjob.transports.auth_none import NoneAuthenticator
 from ldmsjob.transports.auth_ovis import OvisAuthentication, hash_of
-from ldmsjob.transports.link import LinkProtocol, Outbox, PlainStream
+from ldmsjob.transports.link import LinkProtocol
+from ldmsjob.transports.outbox import Outbox
+from ldmsjob.transports.plainstream import PlainStream
 from ldmsjob.wire import msg, request, xprt, zap
 from ldmsjob.wire.buffers import Limits, ReceiveBuffer
 from ldmsjob.wire.connection import LdmsConnection
