@@ -9,7 +9,7 @@ from ldmsjob.wire.events import BODY_OVERHEAD
 from tests.fuzz.seeds import recorded_frames
 from tests.fuzz.target import Script
 
-MAX_STREAM = 16_384
+MAX_STREAM = 6144
 """A few choices make a long frame; nothing is added to a stream of that length."""
 
 _REQUESTS = (*range(20), *range(0x101, 0x10E), 0x7FFF_FFFF, 0x8000_0000)
