@@ -163,20 +163,26 @@ class JobService:
         linger_us = int(1e6 * max((p.linger_seconds for p in policies.values()), default=0.0))
         left_out = 0
         recoverable = journal.recoverable(now_us - linger_us)
+        self._table.last_sequence = journal.last_sequence
+        newest = {stored.key: stored for stored in recoverable}
+        jobs = []
         for stored in recoverable:
             policy = policies.get(stored.instance)
             if policy is None:
                 left_out += 1
                 journal.abandon(stored)
-                continue
-            job = self._table.recover(
-                *(stored.key, stored.start_us, stored.adopted, stored.facts, stored.notices),
-                journal.last_sequence,
-            )
-            job.policy = policy
-            journal.recovered(job, stored)
+            elif newest[stored.key] is not stored:
+                # A daemon that could not read its journal has begun the job anew.
+                journal.abandon(stored)
+            else:
+                job = self._table.recover(stored.key, stored.start_us, stored.adopted, stored.facts)
+                job.policy = policy
+                journal.recovered(job, stored)
+                jobs.append((job, stored))
+        for job, stored in jobs:
+            self._table.relive(job, stored.facts.end_us, stored.notices)
             self._sets.recover(job, now_us)
-        return len(recoverable) - left_out, left_out
+        return len(jobs), left_out
 
     def _forget(self, job: Job) -> None:
         self._table.forget(job)
@@ -190,7 +196,11 @@ class JobService:
         running ones are counted as ``dropped``.
         """
         jobs = [job for job in self._table.jobs() if job.policy is policy]
-        self._stats.add("dropped", sum(not job.ended for job in jobs))
+        running = [job for job in jobs if not job.ended]
+        self._stats.add("dropped", len(running))
+        if self._journal is not None:
+            for job in running:
+                self._journal.dropped(job, self._now_us())
         self._sets.drop(jobs)
 
     def close(self) -> Deferred[None]:

@@ -198,8 +198,12 @@ class JobTable:
 
     @property
     def last_sequence(self) -> int:
-        """The number of the last event posted."""
+        """The number of the last event posted; set it before the first one is."""
         return self._sequence
+
+    @last_sequence.setter
+    def last_sequence(self, number: int) -> None:
+        self._sequence = number
 
     def recover(
         self,
@@ -207,25 +211,49 @@ class JobTable:
         start_us: int,
         adopted: bool,
         facts: JobFacts,
-        notices: Iterable[tuple[int, Notice, Origin]],
-        last_sequence: int,
     ) -> Job:
-        """Put a job back that an earlier daemon knew, from how it began and what was accepted
-        about it, with times of receipt and origins.
+        """Put a job back that an earlier daemon knew, as it began: ``relive`` makes it what it is.
 
-        Nothing is posted or counted; the next event will have a number above ``last_sequence``.
+        Attempts of a job come in order, all of them before any is relived.
         """
-        stats, self._stats = self._stats, _NOT_COUNTED
         job = self._new_job(key, start_us, adopted=adopted).job
         job.recovered = True
         job.uid, job.gid, job.user, job.details = facts.uid, facts.gid, facts.user, facts.details
+        return job
+
+    def relive(
+        self, job: Job, end_us: int | None, notices: Iterable[tuple[int, Notice | None, Origin]]
+    ) -> None:
+        """Do again what was accepted about a recovered job, with times of receipt and origins.
+
+        None stands for what another attempt's notice has meant for this one: its end, at
+        ``end_us``. Nothing is posted or counted.
+        """
+        stats, self._stats = self._stats, _NOT_COUNTED
+        sequence = self._sequence
         try:
             for received_us, notice, origin in notices:
-                self.apply(notice, received_us, key.resource_manager, origin)
+                if notice is None:
+                    if not job.ended:
+                        self._end_attempt(job, end_us or received_us, received_us, "implied")
+                    continue
+                # Which attempt it meant was decided when it came.
+                self._origin = origin
+                time_us = notice.time_us if notice.time_us is not None else received_us
+                rule = self._rules[type(notice)][2 if job.ended else 1]
+                for change in rule(job, notice, time_us, received_us):
+                    if change.job is not job:
+                        self._forget_imagined(change.job, job)
         finally:
+            self._origin = "message"
             self._stats = stats
-            self._sequence = last_sequence
-        return job
+            self._sequence = sequence
+
+    def _forget_imagined(self, imagined: Job, job: Job) -> None:
+        """A notice that is understood in another way than by the daemon that got it makes no
+        attempt that nobody was told of."""
+        self.forget(imagined)
+        self._newest.setdefault((job.key.resource_manager, job.key.job_id), job)
 
     def started_events(self, job: Job, received_us: int) -> list[JobEvent]:
         """Start events of the job and of its open steps and tasks, for a new subscriber.

@@ -5,7 +5,7 @@ import sqlite3
 from contextlib import closing
 
 import msgspec
-from twisted.internet.defer import execute
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -16,7 +16,7 @@ from ldmsjob.jobtable import JobTable
 from ldmsjob.journal import journal as journal_module
 from ldmsjob.journal.journal import RETRY_SECONDS, TIDY_SECONDS, Journal
 from ldmsjob.journal.records import EVENT_WORDS, decode_facts, decode_record, encode_record
-from ldmsjob.journal.storage import Damaged
+from ldmsjob.journal.storage import Damaged, JournalFile
 from ldmsjob.notices import JobExit, JobInit, StepInit, TaskExit, TaskInit
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
@@ -31,6 +31,7 @@ class JournalTests(SynchronousTestCase):
         """A new journal in a directory that is not there yet."""
         self.clock = Clock()
         self.clock.advance(1_000 * DAY)
+        self.set_on = 0
         self.turn = Turn()
         self.path = os.path.join(self.mktemp(), "state", "journal.sqlite")
         self.events = []
@@ -60,7 +61,7 @@ class JournalTests(SynchronousTestCase):
 
     def now_us(self):
         """The wall clock in microseconds."""
-        return int(self.clock.seconds() * 1e6)
+        return int((self.clock.seconds() + self.set_on) * 1e6)
 
     def accept(self, *notices):
         """Apply and keep notices outside of any turn."""
@@ -346,6 +347,143 @@ class JournalTests(SynchronousTestCase):
         self.run_job("3")
         jobs = self.rows("SELECT job, job_id, first_notice, last_notice FROM jobs ORDER BY job")
         self.assertEqual(jobs, [(1, "1", 1, 5), (2, "2", 6, 10), (3, "3", 11, 15)])
+
+    def test_told_of_late(self):
+        """What is told of a job after its end, and who its user is, is in its row."""
+        self.accept(JobInit("1"), StepInit("1", 0, 0, user="ann", job_name="x"))
+        ((facts,),) = self.rows("SELECT facts FROM jobs")
+        self.assertEqual((decode_facts(facts).user, decode_facts(facts).job_name), ("ann", "x"))
+        self.accept(JobExit("1"), JobExit("1", exit_status=9))
+        ((last, facts),) = self.rows("SELECT last_notice, facts FROM jobs")
+        self.assertEqual((last, decode_facts(facts).exit_status), (4, 9))
+
+    def test_dropped_job(self):
+        """Counts as ended, and never comes back."""
+        self.accept(JobInit("1"))
+        (job,) = self.table.jobs()
+        self.journal.dropped(job, self.now_us())
+        self.journal.forget(job)
+        self.again()
+        self.assertEqual(self.rows("SELECT ended_us FROM jobs"), [(self.now_us(),)])
+        self.assertEqual(self.journal.recoverable(0), [])
+
+    def test_what_no_file_takes(self):
+        """A notice with a number or a text that cannot be written costs its row and no other."""
+        self.accept(JobInit("1"), StepInit("1", 0, 0, total_tasks=1 << 70), JobInit("\udc80"))
+        self.accept(StepInit("\udc80", 0, 0), JobExit("1"), JobExit("\udc80"))
+        self.assertEqual(self.rows("SELECT job_id, ended_us IS NULL FROM jobs"), [("1", 0)])
+        self.assertEqual((len(self.rows()), self.stats.get("lost")), (1, 5))
+        self.run_job("2")
+        self.assertEqual(len(self.rows()), 6)
+
+    def test_damage_found_by_recovery(self):
+        """What could be read comes back; another file begins with it."""
+        self.accept(JobInit("1", uid=4), TaskInit("1", 0, 0, 0))
+        self.again()
+        notices = self.journal._file.notices
+
+        def broken(after):
+            yield next(notices(after))
+            raise Damaged("malformed")
+
+        self.journal._file.notices = broken
+        (stored,) = self.journal.recoverable(0)
+        self.assertEqual((len(stored.notices), self.stats.get("damaged")), (1, 1))
+        job = self.table.recover(stored.key, stored.start_us, stored.adopted, stored.facts)
+        self.journal.recovered(job, stored)
+        self.accept(JobExit("1"))
+        self.assertEqual(self.rows("SELECT job_id, ended_us IS NULL FROM jobs"), [("1", 0)])
+
+    def test_damage_found_behind_the_head(self):
+        """Also when only the numbers cannot be read any more a new file begins."""
+        self.run_job("1")
+        self.journal.close()
+        calls = []
+
+        def last_numbers(_file):
+            calls.append(1)
+            if len(calls) == 1:
+                raise Damaged("malformed")
+            return 0, 0, 0
+
+        self.patch(JournalFile, "last_numbers", last_numbers)
+        self.begin()
+        self.run_job("2")
+        self.assertEqual(self.rows("SELECT job_id FROM jobs"), [("2",)])
+
+    def test_disk_that_cannot_be_read(self):
+        """Recovery and what plugins keep are left out then, and said."""
+        self.accept(JobInit("1"))
+        for name, call in (
+            ("jobs", lambda: self.journal.recoverable(0)),
+            ("kept", lambda: self.journal.kept("x")),
+        ):
+            for error in (sqlite3.OperationalError("disk I/O error"), Damaged("malformed")):
+                self.again()
+                self.journal._file.__dict__[name] = lambda *_, error=error: (_ for _ in ()).throw(
+                    error
+                )
+                self.assertFalse(call())
+                self.assertEqual(
+                    self.stats.get("failures") + self.stats.get("damaged"), 1, (name, error)
+                )
+
+    def test_removed(self):
+        """A file that somebody removes or replaces is begun anew with the jobs that run."""
+        self.accept(JobInit("1"))
+        os.remove(self.path)
+        self.clock.advance(TIDY_SECONDS)
+        self.assertEqual(self.rows("SELECT job_id FROM jobs"), [("1",)])
+        self.assertIn("new journal begins", self.messages()[-1])
+        os.rename(self.path, self.path + ".away")
+        with open(self.path, "w"):
+            pass
+        self.clock.advance(TIDY_SECONDS)
+        self.accept(JobExit("1"))
+        self.assertEqual(self.rows("SELECT ended_us IS NULL FROM jobs"), [(0,)])
+
+    def test_pruned_behind_rows_of_the_future(self):
+        """What came while a clock was wrong keeps nothing else from going."""
+        self.patch(journal_module, "_PRUNE_ROWS", 7)
+        self.run_job("1")
+        self.set_on = 1000 * DAY
+        self.run_job("2")
+        self.set_on = 0
+        for job in range(3, 6):
+            self.run_job(str(job))
+        self.clock.advance(2 * DAY)
+        self.clock.pump([journal_module._PRUNE_SECONDS] * 10 + [TIDY_SECONDS])
+        self.assertEqual(self.rows("SELECT job_id FROM jobs"), [("2",)])
+
+    def test_kept_is_bounded(self):
+        """Also while the disk refuses everything."""
+        self.again(max_waiting=3)
+        self.journal._file.write = lambda *rows: (_ for _ in ()).throw(
+            sqlite3.OperationalError("x")
+        )
+        for number in range(10):
+            self.journal.keep("notifier", str(number), None)
+        self.accept(JobInit("1"))
+        self.assertEqual(len(self.journal._kept), 3)
+
+    def test_checkpoint_while_closing(self):
+        """A thread that ends after the journal does no harm; nor does one that finds no file."""
+        waiting = []
+
+        def in_thread(function, argument):
+            result = Deferred()
+            waiting.append(lambda: execute(function, argument).chainDeferred(result))
+            return result
+
+        self.again(in_thread=in_thread)
+        self.run_job("1")
+        self.clock.advance(TIDY_SECONDS)
+        self.journal.close()
+        os.rename(self.path, self.path + ".away")
+        (end,) = waiting
+        end()
+        self.assertFalse(os.path.exists(self.path))
+        self.assertEqual(self.stats.get("failures"), 1)
 
     def test_unreadable_rows(self):
         """Cost what they are about, and no more."""

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.events import JobStarted
-from ldmsjob.facts import Origin
+from ldmsjob.facts import JobDetails, Origin
 from ldmsjob.jobs import Job
 from ldmsjob.jobservice import JobService
 from ldmsjob.jobsets import JobSetPolicy
@@ -28,7 +28,7 @@ from ldmsjob.turns import Turn
 from ldmsjob.users import Users
 
 START = 1_000_000
-POLICY = JobSetPolicy()
+POLICY = JobSetPolicy.from_attributes({"owner": "job", "details": "true"})
 
 _ids = st.sampled_from(("1", "2", "3"))
 _small = st.integers(0, 2)
@@ -37,13 +37,21 @@ _pids = st.none() | st.integers(100, 104)
 _nodes = st.none() | st.sampled_from(("n1", "n2"))
 _origins: st.SearchStrategy[Origin] = st.sampled_from(("message",) * 9 + ("reconciliation",))
 _pauses = st.sampled_from((0.0,) * 9 + (60.0,))
+_details = st.none() | st.builds(
+    JobDetails, restart_count=st.none() | _small, partition=st.none() | st.just("main")
+)
 notices = st.one_of(
-    st.builds(JobInit, _ids, _times, uid=st.none() | _small, node=_nodes),
-    st.builds(StepInit, _ids, _small, _small, _times, local_tasks=_small, node=_nodes),
+    st.builds(JobInit, _ids, _times, uid=st.none() | _small, node=_nodes, details=_details),
+    st.builds(
+        *(StepInit, _ids, _small, _small, _times),
+        local_tasks=_small,
+        node=_nodes,
+        details=_details,
+    ),
     st.builds(TaskInit, _ids, _small, _small, _small, _times, pid=_pids),
     st.builds(TaskExit, _ids, _small, _small, _small, st.just(256), _times, pid=_pids),
     st.builds(StepExit, _ids, _small, _small, _times),
-    st.builds(JobExit, _ids, _times, node=_nodes),
+    st.builds(JobExit, _ids, _times, node=_nodes, exit_status=st.none() | st.just(3)),
 )
 
 
@@ -102,7 +110,7 @@ class Life:
     def apply(self, notice: Notice, origin: Origin = "message") -> None:
         """A notice comes, a while after the last one."""
         self.clock.advance(0.25)
-        self.jobs.apply(notice, self.now_us(), "slurm", POLICY, "message", "jm")
+        self.jobs.apply(notice, self.now_us(), "slurm", POLICY, origin, "jm")
 
     def now_us(self) -> int:
         """The wall clock in microseconds."""
@@ -158,7 +166,7 @@ class RecoveryTests(SynchronousTestCase):
         assert parts.journal is not None and parts.journal._file is not None
         kept = [
             (event.word, event.sequence, event.source_time_us, event.step, event.task)
-            for _job, _time, record in parts.journal._file.notices(0)
+            for (record,) in parts.journal._file._all("SELECT record FROM notices ORDER BY number")
             for event in decode_record(record)[2]
         ]
         self.assertEqual(kept, [event[1:] for event in whole.seen])
@@ -187,6 +195,68 @@ class RecoveryTests(SynchronousTestCase):
         life.jobs.subscribe(late, name="late", replay=True)
         self.assertEqual([event.origin for event in late.events], ["recovery", "recovery"])
         self.assertIsInstance(late.events[0], JobStarted)
+
+    def test_attempt_that_another_one_ended(self) -> None:
+        """What came for the next attempt has ended it: it does not run again."""
+        life = Life(self.path())
+        for count in (0, 1):
+            life.apply(JobInit("1", details=JobDetails(restart_count=count)))
+        life.end()
+        life.begin()
+        self.assertEqual([job.ended for job in life.jobs.jobs()], [True, False])
+        self.assertEqual(sorted(life.sets()), ["node-1/job_slurm_1", "node-1/job_slurm_1.2"])
+
+    def test_late_notice_of_an_attempt(self) -> None:
+        """A notice of an earlier attempt, which came when there was a later one, begins none."""
+        life, whole = Life(self.path()), Life(None)
+        for one in (life, whole):
+            one.apply(JobInit("1"))
+            one.apply(TaskInit("1", 0, 0, 0, pid=5))
+            one.apply(JobExit("1"))
+            one.apply(TaskInit("1", 0, 0, 0, pid=6))
+            one.apply(TaskExit("1", 0, 0, 0, 256, pid=5))
+        life.end()
+        life.begin()
+        self.assertEqual(life.state(), whole.state())
+        self.assertEqual(len(life.state()), 2)
+
+    def test_numbers_go_on_without_a_job(self) -> None:
+        """Events are numbered on, also when no job is left to come back."""
+        life = Life(self.path())
+        life.apply(JobInit("1"))
+        life.apply(JobExit("1"))
+        life.clock.advance(60)
+        life.end()
+        self.assertEqual(life.begin(), (0, 0))
+        life.apply(JobInit("2"))
+        self.assertEqual([event[2] for event in life.seen], [1, 2, 3, 4])
+
+    def test_dropped(self) -> None:
+        """Jobs of a job manager that was terminated do not come back; what is told of them when
+        there is another one begins them anew, once."""
+        life = Life(self.path())
+        life.apply(JobInit("1"))
+        life.jobs.drop_jobs(POLICY)
+        life.apply(TaskInit("1", 0, 0, 0))
+        life.end()
+        self.assertEqual(life.begin(), (1, 0))
+        (job,) = life.jobs.jobs()
+        self.assertTrue(job.adopted)
+
+    def test_begun_anew(self) -> None:
+        """Of two jobs of one key, which a daemon leaves that could not read what there was, the
+        newer one comes back and the other one has ended."""
+        life = Life(self.path())
+        life.apply(JobInit("1"))
+        life.jobs._table.forget(life.jobs.jobs()[0])
+        life.apply(TaskInit("1", 0, 0, 0))
+        life.end()
+        self.assertEqual(life.begin(), (1, 0))
+        (job,) = life.jobs.jobs()
+        self.assertEqual((job.adopted, len(job.tasks())), (True, 1))
+        life.end()
+        life.begin()
+        self.assertEqual(len(life.jobs.jobs()), 1)
 
     def test_looked_up(self) -> None:
         """What was looked up need not be looked up again."""

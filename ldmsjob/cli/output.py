@@ -6,7 +6,9 @@ The reader of a pipe may leave before all is written, as ``head`` does; a disk m
 from __future__ import annotations
 
 import os
+import select
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -46,12 +48,28 @@ def complain(text: str) -> None:
         _give_up(sys.stderr)
 
 
-def printable(text: str) -> str:
-    """The text with what would steer a terminal made visible."""
+def printable(text: str, *, lines: bool = True) -> str:
+    """The text with what would steer a terminal made visible; ``lines``: but for line ends."""
+    if text.isprintable():
+        return text
     return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        each
+        if each.isprintable() or (lines and each == "\n")
+        else each.encode("unicode_escape").decode()
         for each in text
     )
+
+
+def pause(seconds: float) -> None:
+    """Wait. Raises ``BrokenPipeError`` as soon as nobody reads the output any more."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # it is no file
+        time.sleep(seconds)
+        return
+    if poll.poll(seconds * 1000):
+        raise BrokenPipeError
 
 
 def _give_up(stream: TextIO) -> None:

@@ -7,14 +7,17 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from ldmsjob.cli.output import printable
 from ldmsjob.config import nearest, parse_time
 from ldmsjob.errors import ConfigError
+from ldmsjob.facts import JobDetails, JobFacts
 from ldmsjob.journal.history import History, JobEntry
-from ldmsjob.journal.places import find_journals, state_directory
+from ldmsjob.journal.places import directory_name, find_journals, state_directory
 
 
 def add_journal_options(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +38,15 @@ def open_history(arguments: argparse.Namespace) -> History:
     found = find_journals(directory)
     names = ", ".join(found)
     if arguments.daemon is not None:
-        if arguments.daemon not in found:
-            hint = nearest(arguments.daemon, found) or (f"there are: {names}" if found else "")
+        name = directory_name(arguments.daemon)
+        if name not in found:
+            hint = nearest(name, found) or (f"there are: {names}" if found else "")
             raise ConfigError(
-                f"there is no journal of {arguments.daemon} in {directory}", rc=2, hint=hint
+                f"there is no journal of {printable(arguments.daemon)} in {directory}",
+                rc=2,
+                hint=hint,
             )
-        return History(found[arguments.daemon])
+        return History(found[name])
     if len(found) == 1:
         return History(*found.values())
     if found:
@@ -60,9 +66,19 @@ def add_job_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="with that job name")
     parser.add_argument("--node", help="on that node, where the notifier tells nodes")
     parser.add_argument(
-        "--since", type=moment, metavar="TIME", help="not before: 2h (ago), 2026-11-23T10:00"
+        "--since",
+        type=moment,
+        metavar="TIME",
+        help="not before: 90s, 2h or 3d ago, or 2026-11-23T10:00",
     )
-    parser.add_argument("--until", type=moment, metavar="TIME", help="not after")
+    parser.add_argument("--until", type=moment, metavar="TIME", help="not after, likewise")
+
+
+def job_key(text: str) -> tuple[str | None, str]:
+    """Resource manager, if it is named, and job id of what a user calls a job: ``1001`` or
+    ``slurm_1001``."""
+    manager, underline, job_id = text.partition("_")
+    return (manager, job_id) if underline else (None, text)
 
 
 def moment(text: str) -> int:
@@ -94,7 +110,7 @@ def job_filter(arguments: argparse.Namespace) -> Callable[[JobEntry], bool]:
     return chosen
 
 
-def array_element(facts: Any) -> str:
+def array_element(facts: JobFacts) -> str:
     """``7_2`` for element 2 of array 7, ``7+1`` for component 1 of heterogeneous job 7."""
     details = facts.details
     if details is not None:
@@ -106,10 +122,16 @@ def array_element(facts: Any) -> str:
 
 
 def local_time(time_us: int | None) -> str:
-    """A time of the day in local time, with the date."""
-    if not time_us:
-        return ""
-    return datetime.fromtimestamp(time_us // 1_000_000).strftime("%Y-%m-%d %H:%M:%S")
+    """A time of the day in local time, with the date; empty for none."""
+    return _local_second(time_us // 1_000_000) if time_us else ""
+
+
+@lru_cache(maxsize=64)
+def _local_second(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)  # Anybody may have told it.
 
 
 def duration(start_us: int | None, end_us: int | None) -> str:
@@ -122,29 +144,41 @@ def duration(start_us: int | None, end_us: int | None) -> str:
     return (f"{days}-" if days else "") + f"{hours:02}:{minutes:02}:{seconds:02}"
 
 
-def status_text(status: int | None) -> str:
+def exit_word(status: int | None) -> str:
     """A raw wait status for people: ``0``, ``3``, ``signal 9``; empty when it is not known."""
-    if status is None or status == -1:
-        return ""
+    if status is None or not 0 <= status < 1 << 16:
+        return "" if status in (None, -1) else str(status)
     if os.WIFSIGNALED(status):
         return f"signal {os.WTERMSIG(status)}"
     return str(os.WEXITSTATUS(status))
 
 
-def print_json(objects: Iterable[Any]) -> None:
+def exit_text(status: int | None) -> str:
+    """The same in words: ``exit 0``, ``signal 9``, ``exit unknown``."""
+    word = exit_word(status) or "unknown"
+    return word if word.startswith("signal") else f"exit {word}"
+
+
+def end_of(entry: JobEntry) -> int | None:
+    """When the job ended; of one whose end nobody told, when the daemon gave it up."""
+    return entry.facts.end_us or entry.heard_end_us
+
+
+def print_json(objects: Iterable[Any], *, flush: bool = False) -> None:
     """One line for each."""
     for one in objects:
-        print(msgspec.json.encode(one).decode())
+        print(msgspec.json.encode(one).decode(), flush=flush)
 
 
 def job_object(entry: JobEntry, *, whole: bool = False) -> dict[str, Any]:
-    """A job for programs."""
+    """A job for programs: docs/journal.md, For programs."""
     facts = msgspec.to_builtins(entry.facts)
-    details = facts.pop("details") or {}
+    details = facts.pop("details") or msgspec.to_builtins(JobDetails())
     result = {
         "job_id": entry.key.job_id,
         "attempt": entry.key.attempt,
         "resource_manager": entry.key.resource_manager,
+        "instance": entry.instance,
         "state": state_of(entry),
         **{name: value for name, value in facts.items() if name != "job_id"},
         **details,

@@ -24,6 +24,7 @@ from ldmsjob.interfaces import IStats
 from ldmsjob.jobs import Change, Job
 from ldmsjob.journal.records import decode_facts, decode_record, encode, encode_record
 from ldmsjob.journal.storage import Damaged, JournalFile, checkpoint, set_aside
+from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.notices import Notice
 from ldmsjob.turns import Turn
 
@@ -76,7 +77,7 @@ class StoredJob:
         adopted: bool,
         start_us: int,
         facts: JobFacts,
-        notices: list[tuple[int, Notice, Origin]],
+        notices: list[tuple[int, Notice | None, Origin]],
     ) -> None:
         self.known = known
         self.key = key
@@ -85,7 +86,8 @@ class StoredJob:
         self.facts = facts
         """As they were when its row was last written: at its beginning, unless it has ended."""
         self.notices = notices
-        """What was accepted about it, with times of receipt and origins, in order."""
+        """What was accepted about it, with times of receipt and origins, in order. None: another
+        attempt's notice ended it."""
 
     @property
     def instance(self) -> str:
@@ -136,6 +138,7 @@ class Journal:
         self.problem = ""
         """What the disk says; empty while all that is accepted can be written."""
         self._said_lost = False
+        self._limited = LimitedLog(self.log, now=clock.seconds)
         self._rows: list[_Row] = []
         self._changed: dict[Job, _Known] = {}
         """Jobs whose own row is out of date."""
@@ -162,18 +165,27 @@ class Journal:
         """
         try:
             self._open()
-        except _DISK_FAULTS as error:
+        except (*_DISK_FAULTS, Damaged) as error:
             self._fails(error)
         self._tidying = self._clock.callLater(TIDY_SECONDS, self._tidy)
 
     def _open(self) -> None:
         os.makedirs(os.path.dirname(self.path) or ".", mode=0o700, exist_ok=True)
         try:
-            self._file = JournalFile(self.path)
+            file, numbers = self._opened()
         except Damaged as error:
             self._set_aside(error)
-            self._file = JournalFile(self.path)
-        self._job, self._number, self.last_sequence = self._file.last_numbers()
+            file, numbers = self._opened()
+        self._file = file
+        self._job, self._number, self.last_sequence = numbers
+
+    def _opened(self) -> tuple[JournalFile, tuple[int, int, int]]:
+        file = JournalFile(self.path)
+        try:
+            return file, file.last_numbers()
+        except BaseException:
+            file.close()
+            raise
 
     def close(self) -> None:
         """Write what waits, and close."""
@@ -232,16 +244,29 @@ class Journal:
         number = self._number
         last = changes[-1]
         for change in changes:
-            number += 1
             job = change.job
             if change.opened:
+                known[job] = _Known(self._job + 1, number + 1, instance)
+            its = known.get(job)
+            if its is not None and change.ended:
+                its.ended_us = received_us
+                self._changed[job] = its
+            try:
+                record = encode_record(notice if change is last else None, change.events, origin)
+            except (ValueError, OverflowError, TypeError) as error:
+                self._unwritable(job, error)
+                if change.opened:
+                    del known[job]
+                continue
+            if its is None:
+                self._unwritable(job, "its beginning is not there")
+                continue
+            number += 1
+            if change.opened:
                 self._job += 1
-                self._changed[job] = known[job] = _Known(self._job, number, instance)
-            if change.ended:
-                self._changed[job] = known[job]
-                known[job].ended_us = received_us
-            record = encode_record(notice if change is last else None, change.events, origin)
-            rows.append((number, known[job].number, received_us, sequence, record))
+            if change.opened or change.described or its.ended_us is not None:
+                self._changed[job] = its
+            rows.append((number, its.number, received_us, sequence, record))
         self._number = number
         if not self._due:
             self._due = True
@@ -249,8 +274,24 @@ class Journal:
 
     def described(self, job: Job) -> None:
         """Keep what was looked up about a job that is not forgotten."""
-        self._changed[job] = self._known[job]
-        self._commit_soon()
+        its = self._known.get(job)
+        if its is not None:
+            self._changed[job] = its
+            self._commit_soon()
+
+    def dropped(self, job: Job, now_us: int) -> None:
+        """Nobody will tell of that job any more, which has not ended: it counts as ended now."""
+        its = self._known.get(job)
+        if its is not None:
+            its.ended_us = now_us
+            self.described(job)
+
+    def _unwritable(self, job: Job, why: object) -> None:
+        """A job manager has told what no file takes: that costs the row, and nothing else."""
+        self._stats.add("lost")
+        self._limited.warn(
+            "unwritable", "a notice of job {job}: {why}", job=job.key.text[:80], why=why
+        )
 
     def forget(self, job: Job) -> None:
         """The job's set is gone: no more will be said of it."""
@@ -262,8 +303,16 @@ class Journal:
         self._kept[owner, name] = value
 
     def kept(self, owner: str) -> Mapping[str, int]:
-        """What that owner keeps."""
-        return {} if self._file is None else self._file.kept(owner)
+        """What that owner keeps; nothing when that cannot be read."""
+        if self._file is None:
+            return {}
+        try:
+            return self._file.kept(owner)
+        except Damaged as error:
+            self._replace(error)
+        except _DISK_FAULTS as error:
+            self._fails(error)
+        return {}
 
     def _commit_soon(self) -> None:
         if not self._due:
@@ -359,6 +408,8 @@ class Journal:
             self._lose(excess)
         while len(self._changed) > self.max_waiting:
             del self._changed[next(iter(self._changed))]
+        while len(self._kept) > self.max_waiting:
+            del self._kept[next(iter(self._kept))]
 
     def _lose(self, count: int) -> None:
         self._stats.add("lost", count)
@@ -376,10 +427,10 @@ class Journal:
                 file.close()
         except _DISK_FAULTS:
             pass
+        self._changed.update(self._known)
         try:
             self._set_aside(error)
             self._file = JournalFile(self.path)
-            self._changed.update(self._known)
             self._write(self._file)
         except (*_DISK_FAULTS, ConfigError, Damaged) as failure:
             self._fails(failure)
@@ -391,7 +442,9 @@ class Journal:
         aside = set_aside(self.path)
         self._stats.add("damaged")
         self.log.error(
-            "{path} is damaged ({error}) and now {aside}; a new journal begins",
+            "{path} is damaged ({error}) and now {aside}; a new journal begins"
+            if aside
+            else "{path}: {error}; a new journal begins",
             path=self.path,
             error=error,
             aside=aside,
@@ -406,6 +459,7 @@ class Journal:
         self.commit()
         if self._file is not None and not self._failing:
             try:
+                self._file.check_place()
                 if self._prune(self._file):
                     delay = _PRUNE_SECONDS
             except Damaged as error:
@@ -448,37 +502,41 @@ class Journal:
         if self._file is None:
             return []
         found: dict[int, StoredJob] = {}
-        first = self._number + 1
-        for number, first_notice, _last, manager, job_id, attempt, *rest in self._file.jobs(
-            ended_after_us
-        ):
-            instance, adopted, start_us, ended_us, facts = rest
-            known = _Known(number, first_notice, instance)
-            known.ended_us = ended_us
-            try:
-                found[number] = StoredJob(
-                    known,
-                    JobKey(manager, job_id, attempt),
-                    bool(adopted),
-                    start_us,
-                    decode_facts(facts),
-                    [],
-                )
-            except msgspec.MsgspecError as error:
-                self._unreadable(f"job {job_id}", error)
-            else:
-                first = min(first, first_notice)
-        for number, received_us, record in self._file.notices(first):
-            job = found.get(number)
-            if job is not None:
-                try:
-                    notice, origin, _events = decode_record(record)
-                except (msgspec.MsgspecError, KeyError) as error:
-                    self._unreadable(f"a notice of job {job.key.job_id}", error)
-                else:
-                    if notice is not None:
-                        job.notices.append((received_us, notice, origin))
+        try:
+            for row in self._file.jobs(ended_after_us):
+                self._find_job(row, found)
+            for number, received_us, record in self._file.notices(ended_after_us):
+                if number in found:
+                    self._find_notice(found[number], received_us, record)
+        except Damaged as error:
+            self._replace(error)
+        except _DISK_FAULTS as error:
+            self._fails(error)
+        for stored in found.values():
+            if stored.known.ended_us is not None:  # even if the notice is not there that ended it
+                stored.notices.append((stored.known.ended_us, None, "message"))
         return list(found.values())
+
+    def _find_job(self, row: Sequence[Any], found: dict[int, StoredJob]) -> None:
+        number, first_notice, _last, manager, job_id, attempt, *rest = row
+        instance, adopted, start_us, ended_us, facts = rest
+        known = _Known(number, first_notice, instance)
+        known.ended_us = ended_us
+        try:
+            key, as_known = JobKey(manager, job_id, attempt), decode_facts(facts)
+        except msgspec.MsgspecError as error:
+            self._unreadable(f"job {job_id}", error)
+            return
+        if ended_us is None or as_known.end_us is not None:  # else nobody will tell of it any more
+            found[number] = StoredJob(known, key, bool(adopted), start_us, as_known, [])
+
+    def _find_notice(self, job: StoredJob, received_us: int, record: bytes) -> None:
+        try:
+            notice, origin, _events = decode_record(record)
+        except (msgspec.MsgspecError, KeyError) as error:
+            self._unreadable(f"a notice of job {job.key.job_id}", error)
+        else:
+            job.notices.append((received_us, notice, origin))
 
     def _unreadable(self, what: str, error: Exception) -> None:
         self._stats.add("unreadable")
@@ -486,11 +544,11 @@ class Journal:
 
     def recovered(self, job: Job, stored: StoredJob) -> None:
         """That job is this one: what is said of it from now on belongs to the stored one."""
-        self._known[job] = stored.known
+        self._changed[job] = self._known[job] = stored.known
 
     def abandon(self, stored: StoredJob) -> None:
         """Nobody will tell of that job any more: it counts as ended with its last notice."""
-        if self._file is not None:
+        if self._file is not None and stored.known.ended_us is None:
             last_us = stored.notices[-1][0] if stored.notices else stored.start_us
             try:
                 self._file.end_job(stored.known.number, last_us, self._number)
@@ -502,6 +560,10 @@ class Journal:
 
 def _job_row(job: Job, known: _Known, last_notice: int) -> tuple[Any, ...]:
     key = job.key
+    try:
+        facts = encode(job.facts)
+    except (ValueError, OverflowError, TypeError):  # as its rows may have been
+        facts = encode(JobFacts(key.text, end_us=known.ended_us))
     return (
         known.number,
         known.first_notice,
@@ -511,7 +573,7 @@ def _job_row(job: Job, known: _Known, last_notice: int) -> tuple[Any, ...]:
         key.attempt,
         known.instance,
         job.adopted,
-        job.start_us,
+        min(job.start_us, _EVER),
         known.ended_us,
-        encode(job.facts),
+        facts,
     )

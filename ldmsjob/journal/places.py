@@ -30,7 +30,14 @@ def state_directory(environ: Mapping[str, str]) -> str:
 
 def journal_path(directory: str, daemon_name: str) -> str:
     """The journal of the daemon of that name, below that state directory."""
-    return os.path.join(directory, daemon_name.replace("/", "_"), JOURNAL_NAME)
+    return os.path.join(directory, directory_name(daemon_name), JOURNAL_NAME)
+
+
+def directory_name(daemon_name: str) -> str:
+    """What the directory of a daemon of that name is called."""
+    if daemon_name in (".", ".."):
+        return daemon_name.replace(".", "_")
+    return daemon_name.replace("/", "_")
 
 
 def hand_over(path: str, uid: int, gid: int) -> None:
@@ -49,13 +56,24 @@ def hand_over(path: str, uid: int, gid: int) -> None:
 
 
 def find_journals(directory: str) -> dict[str, str]:
-    """Journals below a state directory, by the names of their daemons. Raises ``ConfigError``."""
+    """Journals below a state directory, by the names of their directories; those that may not be
+    read, too. Raises ``ConfigError``."""
     try:
         names = sorted(os.listdir(directory))
     except OSError as error:
         raise unreadable(directory, error) from None
     paths = {name: os.path.join(directory, name, JOURNAL_NAME) for name in names}
-    return {name: path for name, path in paths.items() if os.path.exists(path)}
+    return {name: path for name, path in paths.items() if _may_be_there(path)}
+
+
+def _may_be_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def unreadable(path: str, error: Exception) -> ConfigError:

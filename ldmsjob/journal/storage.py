@@ -58,6 +58,11 @@ SELECT number, received_us, notices.job, jobs.job IS NULL, ended_us FROM notices
 ON notices.job = jobs.job
 WHERE number > ? ORDER BY number LIMIT ?
 """
+_NOTICES_OF_JOBS = """
+SELECT job, received_us, record FROM notices
+WHERE number >= (SELECT min(first_notice) FROM jobs WHERE ended_us IS NULL OR ended_us > ?)
+AND job IN (SELECT job FROM jobs WHERE ended_us IS NULL OR ended_us > ?) ORDER BY number
+"""
 _DROP_JOBS = "DELETE FROM jobs WHERE job <= ? AND ended_us < ? AND last_notice <= ?"
 
 _NEVER = 1 << 62
@@ -77,9 +82,7 @@ class Damaged(Exception):
 
 def _is_damage(error: sqlite3.Error) -> bool:
     """Whether the file itself is at fault, and not the disk or the directory that it is in."""
-    return isinstance(error, sqlite3.DatabaseError) and not isinstance(
-        error, sqlite3.OperationalError
-    )
+    return type(error) is sqlite3.DatabaseError or isinstance(error, sqlite3.IntegrityError)
 
 
 class JournalFile:
@@ -96,9 +99,20 @@ class JournalFile:
         self._lock = _lock(f"{path}.lock")
         try:
             self._database = _open(path)
+            self._place = _place(path)
         except BaseException:
             os.close(self._lock)
             raise
+
+    def check_place(self) -> None:
+        """Raise ``Damaged`` when somebody has taken the file away or put another one there: what
+        is written would be lost, and nobody would know. Raises ``OSError``."""
+        try:
+            place = _place(self.path)
+        except FileNotFoundError:
+            raise Damaged("somebody has removed it") from None
+        if place != self._place:
+            raise Damaged("somebody has put another file in its place")
 
     def close(self) -> None:
         """Close it; all that was written is in the one file then."""
@@ -130,14 +144,14 @@ class JournalFile:
             "SELECT * FROM jobs WHERE ended_us IS NULL OR ended_us > ? ORDER BY job", ended_after_us
         )
 
-    def notices(self, first: int) -> Iterator[tuple[int, int, bytes]]:
-        """``(job, received_us, record)`` of the notices from that number on, in order."""
-        return iter(
-            self._database.execute(
-                "SELECT job, received_us, record FROM notices WHERE number >= ? ORDER BY number",
-                (first,),
-            )
-        )
+    def notices(self, ended_after_us: int) -> Iterator[tuple[int, int, bytes]]:
+        """``(job, received_us, record)`` of the notices of these jobs, in order."""
+        try:
+            yield from self._database.execute(_NOTICES_OF_JOBS, (ended_after_us, ended_after_us))
+        except sqlite3.Error as error:
+            if _is_damage(error):
+                raise Damaged(str(error)) from error
+            raise
 
     def write(
         self,
@@ -180,8 +194,9 @@ class JournalFile:
                 database.executemany(_PUT_KEPT, [(_OWN, *number) for number in numbers])
                 database.executemany("DELETE FROM notices WHERE number = ?", deleted)
                 newest = max(row[2] for row in old)
-                database.execute(_DROP_JOBS, (newest, ended_before_us, old[-1][0]))
-        return old[-1][0] if len(old) == at_most else 0, len(deleted)
+                database.execute(_DROP_JOBS, (newest, ended_before_us, rows[-1][0]))
+        # Rows that a clock has told to be of the future must not end it.
+        return rows[-1][0] if len(rows) == at_most and old else 0, len(deleted)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -222,8 +237,19 @@ def open_for_reading(path: str) -> sqlite3.Connection:
     """A connection that reads what has been committed. Raises ``OSError``, ``sqlite3.Error``,
     ``Damaged``."""
     os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        return _connect_for_reading(path, "mode=ro")
+    except sqlite3.OperationalError:
+        if not os.path.exists(f"{path}-wal"):
+            # Where nothing can be written SQLite cannot make the files by which readers and writers
+            # know of one another. Without a log there is no writer.
+            return _connect_for_reading(path, "mode=ro&immutable=1")
+        raise
+
+
+def _connect_for_reading(path: str, how: str) -> sqlite3.Connection:
     database = sqlite3.connect(
-        f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True, isolation_level=None, timeout=2
+        f"file:{quote(os.path.abspath(path))}?{how}", uri=True, isolation_level=None, timeout=2
     )
     try:
         _check_format(database)
@@ -238,7 +264,9 @@ def checkpoint(path: str) -> None:
 
     Waits for the disk: for a thread. Raises ``sqlite3.Error``.
     """
-    database = sqlite3.connect(path, isolation_level=None, timeout=1)
+    database = sqlite3.connect(
+        f"file:{quote(os.path.abspath(path))}?mode=rw", uri=True, isolation_level=None, timeout=1
+    )
     try:
         # Without standing in the writer's way: nearly all of it.
         database.execute("PRAGMA wal_checkpoint(PASSIVE)")
@@ -255,10 +283,12 @@ def checkpoint(path: str) -> None:
 
 
 def set_aside(path: str) -> str:
-    """Rename a damaged journal, so that a new one can be made; returns its new name.
+    """Rename a damaged journal, so that a new one can be made; returns its new name, which is
+    empty when there is none.
 
     Raises ``OSError``.
     """
+    is_there = os.path.lexists(path)
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     aside, count = f"{path}.damaged-{stamp}", 1
     while os.path.exists(aside):
@@ -267,7 +297,12 @@ def set_aside(path: str) -> str:
     for side in _SIDES:
         if os.path.exists(path + side):
             os.rename(path + side, aside + side)
-    return aside
+    return aside if is_there else ""
+
+
+def _place(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def _lock(path: str) -> int:
@@ -323,7 +358,10 @@ def _check_format(database: sqlite3.Connection) -> None:
     (version,) = database.execute("PRAGMA user_version").fetchone()
     (application,) = database.execute("PRAGMA application_id").fetchone()
     if (version, application) != (FORMAT, _APPLICATION):
-        raise Damaged(f"format {version} of application {application:#x} is not ours")
+        if application == _APPLICATION:
+            raise Damaged(f"it has format {version}, and this version of ldmsjob format {FORMAT}")
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        raise Damaged("it is no journal" if tables or version or application else "it is empty")
     found = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
     if not {"jobs", "notices", "kept"} <= found:
         raise Damaged("tables are missing")
