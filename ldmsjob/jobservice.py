@@ -182,6 +182,7 @@ class JobService:
         for job, stored in jobs:
             self._table.relive(job, stored.facts.end_us, stored.notices)
             self._sets.recover(job, now_us)
+        journal.commit()  # that they are recovered
         return len(jobs), left_out
 
     def _forget(self, job: Job) -> None:

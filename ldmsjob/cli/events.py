@@ -120,7 +120,7 @@ def _print(entries: Iterable[EventEntry], arguments: argparse.Namespace) -> None
         print_json(map(event_object, entries), flush=arguments.follow)
     else:
         for entry in entries:
-            print(printable(event_line(entry)), flush=arguments.follow)
+            print(printable(event_line(entry), lines=False), flush=arguments.follow)
 
 
 def event_object(entry: EventEntry) -> dict[str, Any]:

@@ -77,9 +77,10 @@ def _whole_object(history: History, entry: JobEntry) -> dict[str, Any]:
 
 
 def _print(history: History, entry: JobEntry) -> None:
-    print(printable("\n".join([*_head(entry), *_steps(entry), "  events"])))
+    for line in (*_head(entry), *_steps(entry), "  events"):
+        print(printable(line, lines=False))
     for one in history.events(job=entry.number):
-        print(printable(f"    {event_line(one, with_job=False)}"))
+        print(printable(f"    {event_line(one, with_job=False)}", lines=False))
 
 
 def _head(entry: JobEntry) -> list[str]:
@@ -91,7 +92,7 @@ def _head(entry: JobEntry) -> list[str]:
         ("name", facts.job_name),
         ("array", array_element(facts) if details.array_job_id is not None else ""),
         ("component", array_element(facts) if details.array_job_id is None else ""),
-        ("requeued", f"{details.restart_count} times" if details.restart_count else ""),
+        ("restarts", details.restart_count),
         ("partition", details.partition),
         ("account", details.account),
         ("tag", facts.job_tag),
