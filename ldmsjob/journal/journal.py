@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -19,11 +18,12 @@ from twisted.python.failure import Failure
 
 from ldmsjob.clocks import wall_clock_us
 from ldmsjob.errors import ConfigError
-from ldmsjob.facts import JobFacts, JobKey, Origin
+from ldmsjob.facts import Origin
 from ldmsjob.interfaces import IStats
 from ldmsjob.jobs import Change, Job
-from ldmsjob.journal.records import decode_facts, decode_record, encode, encode_record
+from ldmsjob.journal.records import encode_record
 from ldmsjob.journal.storage import Damaged, JournalFile, checkpoint, set_aside
+from ldmsjob.journal.storedjobs import MAX_TIME_US, Known, StoredJob, job_row, read_jobs
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.notices import Notice
 from ldmsjob.turns import Turn
@@ -45,54 +45,11 @@ _PRUNE_ROWS = 500
 _PRUNE_SECONDS = 0.05
 """Rows that are looked at in one go, which takes a few milliseconds, and the pause between."""
 
-_EVER = (1 << 62) - 1
-
 _DISK_FAULTS = (sqlite3.Error, OSError)
 
 
 _Row = tuple[int, int, int, int, bytes]
 """Number of the notice and of its job, time of receipt, number of the last event so far, record."""
-
-
-class _Known:
-    """What the journal knows of a job that more may be said of."""
-
-    __slots__ = ("ended_us", "first_notice", "instance", "number")
-
-    def __init__(self, number: int, first_notice: int, instance: str) -> None:
-        self.number = number
-        self.first_notice = first_notice
-        self.instance = instance
-        self.ended_us: int | None = None
-        """When its end was heard of, by the clock of this daemon and not of the notifier."""
-
-
-class StoredJob:
-    """A job as the journal has it, for recovery."""
-
-    def __init__(
-        self,
-        known: _Known,
-        key: JobKey,
-        adopted: bool,
-        start_us: int,
-        facts: JobFacts,
-        notices: list[tuple[int, Notice | None, Origin]],
-    ) -> None:
-        self.known = known
-        self.key = key
-        self.adopted = adopted
-        self.start_us = start_us
-        self.facts = facts
-        """As they were when its row was last written: at its beginning, unless it has ended."""
-        self.notices = notices
-        """What was accepted about it, with times of receipt and origins, in order. None: another
-        attempt's notice ended it."""
-
-    @property
-    def instance(self) -> str:
-        """The job manager that told of it."""
-        return self.known.instance
 
 
 class Journal:
@@ -140,10 +97,10 @@ class Journal:
         self._said_lost = False
         self._limited = LimitedLog(self.log, now=clock.seconds)
         self._rows: list[_Row] = []
-        self._changed: dict[Job, _Known] = {}
+        self._changed: dict[Job, Known] = {}
         """Jobs whose own row is out of date."""
         self._kept: dict[tuple[str, str], int | None] = {}
-        self._known: dict[Job, _Known] = {}
+        self._known: dict[Job, Known] = {}
         self._job = self._number = 0
         self.last_sequence = 0
         """The number of the last event that the file knows, when it was opened."""
@@ -246,7 +203,7 @@ class Journal:
         for change in changes:
             job = change.job
             if change.opened:
-                known[job] = _Known(self._job + 1, number + 1, instance)
+                known[job] = Known(self._job + 1, number + 1, instance)
             its = known.get(job)
             if its is not None and change.ended:
                 its.ended_us = received_us
@@ -336,7 +293,7 @@ class Journal:
         if not (self._rows or self._changed or self._kept):
             return
         last = self._number
-        jobs = [_job_row(job, known, last) for job, known in self._changed.items()]
+        jobs = [job_row(job, known, last) for job, known in self._changed.items()]
         file.write(jobs, self._rows, self._kept)
         self._stats.add("transactions")
         self._stats.add("rows", len(self._rows))
@@ -473,7 +430,7 @@ class Journal:
     def _prune(self, file: JournalFile) -> bool:
         """Go through some rows; returns whether there are more to go through."""
         # What is too much goes whenever it came: the clock may have been set back since.
-        before_us = _EVER
+        before_us = MAX_TIME_US
         if file.used_bytes() <= self._max_bytes:
             before_us = self._now_us() - self._max_age_us
         self._pruned_to, deleted = file.prune(self._pruned_to, before_us, _PRUNE_ROWS)
@@ -503,40 +460,12 @@ class Journal:
             return []
         found: dict[int, StoredJob] = {}
         try:
-            for row in self._file.jobs(ended_after_us):
-                self._find_job(row, found)
-            for number, received_us, record in self._file.notices(ended_after_us):
-                if number in found:
-                    self._find_notice(found[number], received_us, record)
+            read_jobs(self._file, ended_after_us, found, self._unreadable)
         except Damaged as error:
             self._replace(error)
         except _DISK_FAULTS as error:
             self._fails(error)
-        for stored in found.values():
-            if stored.known.ended_us is not None:  # even if the notice is not there that ended it
-                stored.notices.append((stored.known.ended_us, None, "message"))
         return list(found.values())
-
-    def _find_job(self, row: Sequence[Any], found: dict[int, StoredJob]) -> None:
-        number, first_notice, _last, manager, job_id, attempt, *rest = row
-        instance, adopted, start_us, ended_us, facts = rest
-        known = _Known(number, first_notice, instance)
-        known.ended_us = ended_us
-        try:
-            key, as_known = JobKey(manager, job_id, attempt), decode_facts(facts)
-        except msgspec.MsgspecError as error:
-            self._unreadable(f"job {job_id}", error)
-            return
-        if ended_us is None or as_known.end_us is not None:  # else nobody will tell of it any more
-            found[number] = StoredJob(known, key, bool(adopted), start_us, as_known, [])
-
-    def _find_notice(self, job: StoredJob, received_us: int, record: bytes) -> None:
-        try:
-            notice, origin, _events = decode_record(record)
-        except (msgspec.MsgspecError, KeyError) as error:
-            self._unreadable(f"a notice of job {job.key.job_id}", error)
-        else:
-            job.notices.append((received_us, notice, origin))
 
     def _unreadable(self, what: str, error: Exception) -> None:
         self._stats.add("unreadable")
@@ -556,24 +485,3 @@ class Journal:
                 self._replace(error)
             except _DISK_FAULTS as error:
                 self._fails(error)
-
-
-def _job_row(job: Job, known: _Known, last_notice: int) -> tuple[Any, ...]:
-    key = job.key
-    try:
-        facts = encode(job.facts)
-    except (ValueError, OverflowError, TypeError):  # as its rows may have been
-        facts = encode(JobFacts(key.text, end_us=known.ended_us))
-    return (
-        known.number,
-        known.first_notice,
-        last_notice if known.ended_us is not None else None,
-        key.resource_manager,
-        key.job_id,
-        key.attempt,
-        known.instance,
-        job.adopted,
-        min(job.start_us, _EVER),
-        known.ended_us,
-        facts,
-    )
