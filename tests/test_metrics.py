@@ -80,6 +80,24 @@ class FamilyTests(SynchronousTestCase):
         links.add("closed.ConnectionLost", 4)
         self.assertEqual(self.samples("ldmsjob_links_closed"), {("",): 6, ("ConnectionLost",): 4})
 
+    def test_told_before_anything_is_lost(self) -> None:
+        """What alerts are made of is 0 at first: Prometheus must be able to see it grow."""
+        self.stats.child("journal").add("rows")
+        self.stats.child("subscribers").child("s").add("delivered")
+        plugins = self.stats.child("plugins")
+        plugins.child("xprt.notifier").add("lines")
+        plugins.child("xprt.sock").add("x")
+        for name, labels in (
+            ("journal_failures", ()),
+            ("journal_lost", ()),
+            ("subscriber_lost", ("s",)),
+            ("subscriber_discarded", ("s",)),
+            ("transport_lost_by_notifiers", ("notifier",)),
+        ):
+            self.assertEqual(self.samples(f"ldmsjob_{name}"), {labels: 0})
+        self.stats.child("journal").add("lost", 3)
+        self.assertEqual(self.samples("ldmsjob_journal_lost"), {(): 3})
+
     def test_instances(self) -> None:
         """Plugin, instance, subscriber and transport are labels."""
         plugins = self.stats.child("plugins")
