@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ def main() -> int:
 
 
 def _run(name: str, seconds: float, output: Path, seed: int) -> dict[str, Any]:
+    # In memory where that is possible; removed here, because the target's process ends suddenly.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="ldmsjob-fuzz-", dir=memory) as scratch:
+        return _run_in(scratch, name, seconds, output, seed)
+
+
+def _run_in(scratch: str, name: str, seconds: float, output: Path, seed: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.fuzz.engine", name, str(seconds), str(output)]
     (output / "crashes").mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
@@ -70,7 +78,7 @@ def _run(name: str, seconds: float, output: Path, seed: int) -> dict[str, Any]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONHASHSEED": str(seed % 1000)},
+        env={**os.environ, "PYTHONHASHSEED": str(seed % 1000), "TMPDIR": scratch},
     )
     try:
         told, errors = process.communicate(timeout=seconds + GRACE_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -45,16 +46,10 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 @lru_cache(maxsize=1)
 def _directory() -> str:
-    """A directory of this process, in memory where that is possible."""
-    import atexit
-
-    path = tempfile.mkdtemp(prefix="ldmsjob-fuzz-", dir="/dev/shm" if _in_memory() else None)
+    """A directory of this process."""
+    path = tempfile.mkdtemp(prefix="ldmsjob-fuzz-")
     atexit.register(shutil.rmtree, path, True)
     return path
-
-
-def _in_memory() -> bool:
-    return os.access("/dev/shm", os.W_OK)
 
 
 # Directories

@@ -19,7 +19,7 @@ import ldmsjob
 from tests.soak.subscriber import DROPIN
 
 SOURCE = Path(ldmsjob.__file__).parent.parent
-DISK_BYTES = 160 << 20
+DISK_BYTES = 96 << 20
 NAME = "soak"
 
 CONFIGURATION = """\
