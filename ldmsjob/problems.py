@@ -28,6 +28,10 @@ REASONED = ("rejected", "dropped")
 """Counters whose reason stands behind an underscore; all others have a dot in front of it."""
 
 
+_LOG = "the log {} (log_level level=WARNING)"
+"""What peers cause is logged as warnings, and the level is ERROR unless it is changed."""
+
+
 class Problem(NamedTuple):
     """``weight`` is higher where more is lost; from ``ERROR`` on it is an error, else a warning."""
 
@@ -247,7 +251,7 @@ def _rejections(document: Document, name: str, recent: Mapping[str, int]) -> Ite
             52,
             f"{name} could not use {counted(sum(rejected.values()), 'message')}"
             f" {_when(document)}: {reasons(rejected)}",
-            "the log quotes one; does the notifier's version fit?",
+            f"does the notifier's version fit? {_LOG.format('quotes one')}",
         )
 
 
@@ -273,7 +277,7 @@ def _notifiers(document: Document) -> Iterator[Problem]:
             42,
             f"{counted(sum(refused.values()), 'line')} of notifiers {_was(sum(refused.values()))}"
             f" refused {_when(document)}: {reasons(refused)}",
-            "the log names the processes",
+            _LOG.format("names the processes"),
         )
 
 
@@ -290,13 +294,14 @@ def _messages(document: Document) -> Iterator[Problem]:
             46,
             f"{counted(number, 'message')} for peers that subscribed {_was(number)} dropped"
             f" {when}: {reasons(dropped)}",
-            "they read too slowly or not at all; the log names them",
+            f"they read too slowly or not at all; {_LOG.format('names them')}",
         )
     for counter, weight, what, advice in (
         (
             "publisher_refused",
             *(58, "kept from a job manager because of who had published"),
-            "name the publisher in its publishers=, if it is to be believed",
+            "name the publisher in its publishers=, if it is to be believed;"
+            f" {_LOG.format('tells its uid')}",
         ),
         ("receiver_failures", 62, "which a job manager failed on", "the log has the traceback"),
     ):
@@ -338,7 +343,7 @@ def _links(document: Document) -> Iterator[Problem]:
             20,
             f"{counted(sum(not_opened.values()), 'connection')} did not become links {when}:"
             f" {reasons(not_opened)}",
-            "somebody connects who does not speak LDMS; the log names them",
+            f"somebody connects who does not speak LDMS; {_LOG.format('names them')}",
         )
     # Words of ours have blanks; the others are names of ordinary network errors.
     closed = {one: number for one, number in by_reason(recent, "closed").items() if " " in one}
@@ -347,7 +352,7 @@ def _links(document: Document) -> Iterator[Problem]:
             30,
             f"{counted(sum(closed.values()), 'link')} {_was(sum(closed.values()))} closed by us"
             f" {when}: {reasons(closed)}",
-            "these peers do not read, or send what is no LDMS; the log names them",
+            f"these peers do not read, or send what is no LDMS; {_LOG.format('names them')}",
         )
     gauges = document["gauges"].get("daemon", {})
     limit, used = gauges.get("descriptor_limit"), gauges.get("open_descriptors", 0)
