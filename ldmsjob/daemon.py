@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThread
@@ -28,12 +27,9 @@ from ldmsjob.config import nearest
 from ldmsjob.contexts import Core, PluginContext
 from ldmsjob.errors import ConfigError
 from ldmsjob.instances import (
-    STOP_SECONDS,
     JobManagerInstance,
-    OrderedServices,
     PluginInstance,
     SamplerInstance,
-    ServiceGroup,
     SubscriberInstance,
 )
 from ldmsjob.interfaces import (
@@ -55,6 +51,7 @@ from ldmsjob.logformat import Levels, LineObserver
 from ldmsjob.memberships import Memberships
 from ldmsjob.messages import MessageHub
 from ldmsjob.requests import DaemonRequests
+from ldmsjob.services import STOP_SECONDS, Closing, Opening, OrderedServices, ServiceGroup
 from ldmsjob.serving import SetService
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats
@@ -74,43 +71,6 @@ class JournalSettings:
     path: str | None = None
     max_age_seconds: float = 30 * 86_400
     max_bytes: int = 1 << 30
-
-
-class _Closing(Service):
-    """Does something when the daemon stops, at its place in the order.
-
-    ``abandon`` is for when that takes too long: see ``OrderedServices``.
-    """
-
-    def __init__(
-        self, name: str, close: Callable[[], Any], abandon: Callable[[], int] = lambda: 0
-    ) -> None:
-        self.setName(name)
-        self._close = close
-        self.abandon = abandon
-
-    def stopService(self) -> Any:
-        super().stopService()
-        return self._close()
-
-
-class _Opening(Service):
-    """Does something when the daemon starts, and something else when it stops."""
-
-    def __init__(
-        self, name: str, begin: Callable[[], None], end: Callable[[], None] = lambda: None
-    ) -> None:
-        self.setName(name)
-        self._begin = begin
-        self._end = end
-
-    def startService(self) -> None:
-        super().startService()
-        self._begin()
-
-    def stopService(self) -> None:
-        super().stopService()
-        self._end()
 
 
 class Daemon(OrderedServices):
@@ -254,16 +214,16 @@ class Daemon(OrderedServices):
         self.health = Health(self)
         self.health.setServiceParent(self)
         if journal is not None:
-            _Opening("journal", journal.open, journal.close).setServiceParent(self)
+            Opening("journal", journal.open, journal.close).setServiceParent(self)
         closing = ServiceGroup("hubs", self._clock, STOP_SECONDS)
         jobs = self.core.jobs
-        _Closing("job events", jobs.close, jobs.abandon).setServiceParent(closing)
+        Closing("job events", jobs.close, jobs.abandon).setServiceParent(closing)
         closing.setServiceParent(self)
         self.job_managers.setServiceParent(self)
-        _Opening("recovery", self._recover).setServiceParent(self)
+        Opening("recovery", self._recover).setServiceParent(self)
         self.samplers.setServiceParent(self)
         sending = ServiceGroup("links", self._clock, STOP_SECONDS)
-        _Closing("open links", self.site.close).setServiceParent(sending)
+        Closing("open links", self.site.close).setServiceParent(sending)
         sending.setServiceParent(self)
         self.listeners.setServiceParent(self)
         if self._metrics is not None:

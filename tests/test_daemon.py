@@ -7,9 +7,9 @@ from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import ConfigError
-from ldmsjob.instances import STOP_SECONDS, OrderedServices
 from ldmsjob.interfaces import IListener, ITransport
 from ldmsjob.notices import JobInit
+from ldmsjob.services import STOP_SECONDS, OrderedServices
 from ldmsjob.subscriber import JobSubscriber
 from tests.daemons import FakeListener, FakeTransport, Rig
 

@@ -84,6 +84,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ldmsjob.options",
         "ldmsjob.problems",
         "ldmsjob.sampling",
+        "ldmsjob.services",
         "ldmsjob.status",
         "ldmsjob.webmetrics",
     ),
