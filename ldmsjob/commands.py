@@ -21,8 +21,8 @@ from ldmsjob.config import (
     parse_size,
     parse_time,
 )
-from ldmsjob.daemon import JournalSettings
 from ldmsjob.errors import ConfigError
+from ldmsjob.keeping import JournalSettings
 from ldmsjob.limits import LIMITS, LimitSpec
 from ldmsjob.listeners import LISTEN_ATTRIBUTES
 from ldmsjob.logformat import parse_level

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -42,7 +42,7 @@ from ldmsjob.interfaces import (
 )
 from ldmsjob.jobservice import JobService
 from ldmsjob.journal.journal import Journal
-from ldmsjob.journal.places import hand_over, journal_path
+from ldmsjob.keeping import JournalSettings, make_journal, recover
 from ldmsjob.limits import Limits, changed
 from ldmsjob.links import LinkSite, ListenerSite
 from ldmsjob.listeners import LISTEN_ATTRIBUTES, Endpoint, Listeners, cannot_listen
@@ -61,16 +61,6 @@ from ldmsjob.users import Users
 
 # What may stand in a set's name.
 _DAEMON_NAME = re.compile(r"[!#-\[\]-~]{1,128}")
-
-
-@dataclass(frozen=True)
-class JournalSettings:
-    """What the `journal` command says. ``path`` None: in the daemon's state directory."""
-
-    enabled: bool = True
-    path: str | None = None
-    max_age_seconds: float = 30 * 86_400
-    max_bytes: int = 1 << 30
 
 
 class Daemon(OrderedServices):
@@ -220,7 +210,7 @@ class Daemon(OrderedServices):
         Closing("job events", jobs.close, jobs.abandon).setServiceParent(closing)
         closing.setServiceParent(self)
         self.job_managers.setServiceParent(self)
-        Opening("recovery", self._recover).setServiceParent(self)
+        Opening("recovery", lambda: recover(jobs, self.job_managers)).setServiceParent(self)
         self.samplers.setServiceParent(self)
         sending = ServiceGroup("links", self._clock, STOP_SECONDS)
         Closing("open links", self.site.close).setServiceParent(sending)
@@ -242,41 +232,15 @@ class Daemon(OrderedServices):
     @property
     def journal_path(self) -> str | None:
         """Where the journal is; None when there is none. Not before the name is known."""
-        settings = self.journal_settings
-        if not settings.enabled:
-            return None
-        if settings.path is not None:
-            return settings.path
-        if self._state_directory is None:
-            return None
-        return journal_path(self._state_directory, self.core.daemon_name)
+        return self.journal_settings.place(self._state_directory, self.core.daemon_name)
 
     def _make_journal(self) -> Journal | None:
-        path, settings = self.journal_path, self.journal_settings
+        path = self.journal_path
         if path is None:
             return None
-        return Journal(
-            path,
-            self._turn,
-            self.core.clock,
-            self.stats.child("journal"),
-            max_age_seconds=settings.max_age_seconds,
-            max_bytes=settings.max_bytes,
-            in_thread=deferToThread,
-            wall_clock_us=self.core.now_us,
+        return make_journal(
+            path, self.journal_settings, self._turn, self.core, self.stats.child("journal")
         )
-
-    def _recover(self) -> None:
-        configured = [one for one in self.job_managers if one.state != "loaded"]
-        policies = {str(one.name): one.context.policy for one in configured}
-        recovered, left_out = self.core.jobs.recover(policies)
-        if recovered:
-            self.log.info("{count} jobs are back from the journal", count=recovered)
-        if left_out:
-            self.log.warn(
-                "{count} jobs of the journal belong to job managers that are not there any more",
-                count=left_out,
-            )
 
     # Listeners and authentication
 
@@ -557,7 +521,7 @@ class Daemon(OrderedServices):
         path = self.journal_path
         try:
             if path is not None:
-                hand_over(path, *self._run_as)
+                self.journal_settings.hand_over(path, *self._run_as)
             if self.observer is not None:
                 self.observer.hand_over(*self._run_as)
         except OSError as error:

@@ -332,6 +332,23 @@ class JournalCommandTests(SynchronousTestCase):
         self.assertIsNone(self.rig("journal enabled=false\n").daemon.journal_path)
         self.assertIsNone(Rig(self).daemon.journal_path)
 
+    def test_given_to_a_user(self):
+        """The daemon's own directory is, and one that is made; one that was there is not: it may
+        be /var/lib."""
+        given = []
+        self.patch(os, "chown", lambda path, *ids, **_: given.append(path))
+        own = self.rig("").daemon
+        own.will_run_as(7, 8)
+        own.privilegedStartService()
+        self.assertEqual(given, [os.path.dirname(own.journal_path)])
+        directory = os.path.abspath(self.mktemp())
+        for expected in (2, 2):  # made by the first, there for the second
+            named = self.rig(f"journal path={directory}/j\n").daemon
+            named.will_run_as(7, 8)
+            named.privilegedStartService()
+            self.assertEqual(len(given), expected)
+        self.assertEqual(given[1], directory)
+
     def test_mistakes(self):
         """Paths from the root on, times and sizes with units, once."""
         for words in ("path=x", "enabled=perhaps", "max_age=1y", "max_size=big"):

@@ -77,6 +77,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ldmsjob.daemon",
         "ldmsjob.instances",
         "ldmsjob.interpreter",
+        "ldmsjob.keeping",
         "ldmsjob.listeners",
         "ldmsjob.loader",
         "ldmsjob.logformat",
