@@ -31,7 +31,7 @@ try:
 except ImportError:
     SKIP = "prometheus-client is not installed"
 
-from ldmsjob.webmetrics import MAX_CONNECTIONS, MetricsListener
+from ldmsjob.webmetrics import IDLE_SECONDS, MAX_CONNECTIONS, MetricsListener
 
 reactor: Any = installed_reactor
 
@@ -323,15 +323,19 @@ class PageTests(TestCase):
 
     @inlineCallbacks
     def test_connections(self) -> Iterator[Deferred[Any]]:
-        """Beyond their number further ones are closed; those that ask nothing hold none up."""
+        """Those that ask nothing, or ask slowly, keep nobody out: the oldest gives way."""
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.listener.port)
         idle = []
         for _ in range(MAX_CONNECTIONS):
-            idle.append((yield connectProtocol(endpoint, Fetch(b""))))
+            idle.append((yield connectProtocol(endpoint, Fetch(b"GET /met"))))
         answer = yield Deferred.fromCoroutine(self.fetch(b"GET /metrics HTTP/1.0\r\n\r\n"))
-        self.assertEqual(answer, b"")
-        for one in idle:
+        self.assertEqual(answer.split()[1], b"200")
+        yield idle[0].done
+        self.assertEqual(sum(one.done.called for one in idle), 1)
+        for one in idle[1:]:
             one.transport.loseConnection()
             yield one.done
         answer = yield Deferred.fromCoroutine(self.fetch(b"GET /metrics HTTP/1.0\r\n\r\n"))
         self.assertEqual(answer.split()[1], b"200")
+        self.assertLess(len(self.listener._site._open), 3)  # Those that have closed are forgotten.
+        self.assertEqual(self.listener._site.timeOut, IDLE_SECONDS)
