@@ -375,6 +375,17 @@ class JournalCommandTests(SynchronousTestCase):
         self.assertEqual([job.key.job_id for job in seen], ["7"])
         self.assertEqual(again.daemon.instance("jm").context.kept(), {"a": 3})
 
+    def test_job_manager_that_is_not_configured(self):
+        """Gets no jobs back: nobody would tell of them."""
+        rig = self.rig("msg_enable\nload name=jm\nconfig name=jm\njobmgr_start name=jm\n")
+        rig.start()
+        rig.daemon.instance("jm").context.apply(JobInit("7"), 5)
+        self.successResultOf(rig.daemon.stopService())
+        again = Rig(self, state_directory=rig.daemon._state_directory)
+        again.read("load name=jm\n")
+        again.start()
+        self.assertEqual(again.daemon.core.jobs.jobs(), [])
+
     def test_second_daemon(self):
         """One of the same name is not started."""
         rig = self.rig("journal enabled=true\n")
