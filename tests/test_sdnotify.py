@@ -153,6 +153,11 @@ class UnitTests(SynchronousTestCase):
         (seconds,) = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", self.text)
         self.assertGreater(int(seconds), 25)
 
+    def test_start_timeout(self) -> None:
+        """systemd waits until the jobs of a large journal are back."""
+        (seconds,) = re.findall(r"(?m)^TimeoutStartSec=(\d+)$", self.text)
+        self.assertGreaterEqual(int(seconds), 300)
+
     def test_every_setting_has_a_reason(self) -> None:
         """Each block of settings stands under a comment."""
         for block in self.text.split("\n\n"):
