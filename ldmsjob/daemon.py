@@ -22,6 +22,7 @@ from twisted.logger import Logger
 
 from ldmsjob import __version__
 from ldmsjob.admission import Admission
+from ldmsjob.authentications import Authentications
 from ldmsjob.clocks import wall_clock_us
 from ldmsjob.config import nearest
 from ldmsjob.contexts import Core, PluginContext
@@ -33,8 +34,6 @@ from ldmsjob.instances import (
     SubscriberInstance,
 )
 from ldmsjob.interfaces import (
-    IAuthenticator,
-    ICheckedAuthenticator,
     IJobManagerFactory,
     ISubscriberFactory,
     ITransport,
@@ -122,13 +121,12 @@ class Daemon(OrderedServices):
         self.pid_file: str | None = None
         self.exit_status = 0
         self.endpoints: list[Endpoint] = []
+        self.authentications = Authentications(loader, lambda name: self._context("auth", name))
         self._metrics: Any = None
         self._turn = turn
         self._run_as: tuple[int, int] | None = None
         self._hostname = hostname or socket.gethostname()
         self._given: dict[str, tuple[str, str]] = {}
-        self._auths: dict[str, IAuthenticator] = {}
-        self._default_auth: IAuthenticator | None = None
         self._transports: dict[tuple[str, frozenset[tuple[str, str]]], ITransport] = {}
         self.job_managers = ServiceGroup("job managers", clock, STOP_SECONDS)
         self.samplers = ServiceGroup("samplers", clock, STOP_SECONDS)
@@ -185,8 +183,7 @@ class Daemon(OrderedServices):
         if not self.core.daemon_name:
             ports = [f":{one.port}" for one in self.endpoints if not one.is_path]
             self.use_name("".join([self._hostname, *ports[:1]]))
-        if self._default_auth is None:
-            self.use_default_auth("none", {})
+        self.authentications.settle()
         self.hub.limits = self.sets.limits = self.admission.limits = self.limits
         journal = self.core.journal = self._make_journal()
         self.core.jobs = JobService(
@@ -242,49 +239,10 @@ class Daemon(OrderedServices):
             path, self.journal_settings, self._turn, self.core, self.stats.child("journal")
         )
 
-    # Listeners and authentication
+    # Listeners
 
     def _context(self, logger: str, name: str) -> PluginContext:
         return PluginContext(self.core, name, f"{logger}.{name}")
-
-    def _authenticator(self, plugin: str, options: Mapping[str, str | None]) -> IAuthenticator:
-        factory = self.loader.find("authentication plugin", plugin)
-        attributes = check_attributes(
-            factory.attributes, options, f"authentication plugin '{plugin}'"
-        )
-        authenticator: IAuthenticator = factory.create(self._context("auth", plugin))
-        authenticator.configure(attributes)
-        return authenticator
-
-    def add_auth(
-        self, name: str, plugin: str, options: Mapping[str, str | None], where: str = ""
-    ) -> None:
-        """Name a way to authenticate. Raises ``ConfigError``: 17 exists, 2 no such plugin."""
-        if name in self._auths:
-            raise ConfigError(f"there is an authentication domain '{name}' already", rc=17)
-        self._auths[name] = self._authenticator(plugin, options)
-        self._given[f"auth_add {name}"] = plugin, where
-
-    def use_default_auth(self, plugin: str, options: Mapping[str, str | None]) -> None:
-        """Set how peers authenticate where a listener names nothing."""
-        self._default_auth = self._authenticator(plugin, options)
-
-    def check_authentication(self) -> list[str]:
-        """Try all ways to authenticate, before the daemon starts; may block for some seconds.
-
-        Returns one line for each that works. Raises ``ConfigError`` for the first that does not.
-        """
-        lines = []
-        ways = {f"auth_add {name}": auth for name, auth in self._auths.items()}
-        for setting, auth in {"default_auth": self._default_auth, **ways}.items():
-            if not ICheckedAuthenticator.providedBy(auth):
-                continue
-            try:
-                lines.append(f"authentication {auth.name}: {auth.check()}")
-            except ConfigError as error:
-                error.where = error.where or self._given.get(setting, ("", ""))[1]
-                raise
-        return lines
 
     def has_ports(self, xprt: str) -> bool:
         """Whether that transport is addressed by host and port, or else by a path. Raises
@@ -324,12 +282,8 @@ class Daemon(OrderedServices):
         """
         transport = self._transport(xprt, attributes or {})
         endpoint = Endpoint(xprt, host, port, auth, quota, rx_rate, where, transport)
-        if auth is not None and auth not in self._auths:
-            raise ConfigError(
-                f"there is no authentication domain '{auth}'",
-                rc=errno.ENOENT,
-                hint=nearest(auth, self._auths) or f"put 'auth_add name={auth} …' in front",
-            )
+        if auth is not None:
+            self.authentications.expect(auth)
         known_name = port or endpoint.is_path
         if known_name and any(str(known) == str(endpoint) for known in self.endpoints):
             raise ConfigError(f"{endpoint} is listened on already", rc=errno.EEXIST)
@@ -338,21 +292,8 @@ class Daemon(OrderedServices):
         self.endpoints.append(endpoint)
         return endpoint
 
-    def _authenticator_of(self, endpoint: Endpoint) -> IAuthenticator | None:
-        """How peers of a listener authenticate; None: its transport knows who they are."""
-        if endpoint.auth is not None:
-            return self._auths[endpoint.auth]
-        if self.loader.find("transport", endpoint.xprt).authenticates:
-            return None
-        return self._default_auth
-
-    def authentication_of(self, endpoint: Endpoint) -> str:
-        """The name of how peers of a listener authenticate, for people."""
-        authenticator = self._authenticator_of(endpoint)
-        return "by the transport" if authenticator is None else authenticator.name
-
     def _add_listener(self, endpoint: Endpoint) -> None:
-        auth = self._authenticator_of(endpoint)
+        auth = self.authentications.of(endpoint)
         site = ListenerSite(self.site)
         try:
             listener = endpoint.transport.listen(
@@ -555,11 +496,7 @@ class Daemon(OrderedServices):
     def _warn_of_open_listeners(self) -> None:
         """Say what it means where peers are believed; also of listeners on this host alone, since
         all its users can connect to those."""
-        believing = []
-        for endpoint in self.endpoints:
-            authenticator = self._authenticator_of(endpoint)
-            if authenticator is not None and authenticator.name in ("none", "naive"):
-                believing.append(f"{endpoint} ({authenticator.name})")
+        believing = self.authentications.believing(self.endpoints)
         if believing:
             self.log.warn(
                 "peers are believed without a proof: whoever can connect to {endpoints} may be"

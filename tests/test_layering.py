@@ -71,6 +71,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "samplers": ("ldmsjob.samplers", "ldmsjob.samplers.*"),
     "drop-ins": ("ldmsjob.plugins", "ldmsjob.plugins.*"),
     "daemon": (
+        "ldmsjob.authentications",
         "ldmsjob.commands",
         "ldmsjob.config",
         "ldmsjob.contexts",
