@@ -146,7 +146,8 @@ def _journal(document: Document) -> Iterator[Problem]:
             95,
             f"{counted(recent['lost'], 'row')} for the journal {_was(recent['lost'])} lost"
             f" {_when(document)}",
-            "the disk has refused them for too long; jobs and sets are right, their history is not",
+            "jobs and sets are right, their history is not; the log says why: mostly the disk has"
+            " refused them for too long",
         )
     if journal["damaged"]:
         yield Problem(
@@ -328,7 +329,7 @@ def _links(document: Document) -> Iterator[Problem]:
             50,
             f"{counted(sum(limited.values()), 'connection')} {_was(sum(limited.values()))} refused"
             f" {when} because of limits: {reasons(limited)}",
-            "see above who has most links; `limits` in the configuration raises them",
+            f"`limits` in the configuration raises them; {_LOG.format('names the peers')}",
         )
     denied = {one: not_opened.pop(one) for one in list(not_opened) if "auth" in one}
     if denied:
@@ -383,7 +384,8 @@ def _room(document: Document) -> Iterator[Problem]:
             67,
             f"{counted(sum(refused.values()), 'notice')} {_was(sum(refused.values()))} refused"
             f" {when} because of limits: {reasons(refused)}",
-            "`limits` in the configuration raises them, if these jobs are real",
+            "`limits` in the configuration raises them, if these jobs are real;"
+            f" {_LOG.format('names some')}",
         )
 
 

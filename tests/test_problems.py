@@ -156,6 +156,8 @@ class ProblemTests(SynchronousTestCase):
             ("messages", "publisher_refused"),
             ("links", "not_opened.handshake"),
             ("links", "closed.does not read"),
+            ("links", "not_opened.too many of one address"),
+            ("jobs", "refused.jobs"),
         ):
             (found,) = find_problems(copy.deepcopy(WELL) | {"recent": {group: {counter: 1}}})
             self.assertIn("(log_level level=WARNING)", found["advice"], counter)
