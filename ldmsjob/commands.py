@@ -21,8 +21,8 @@ from ldmsjob.config import (
     parse_size,
     parse_time,
 )
-from ldmsjob.daemon import JournalSettings
 from ldmsjob.errors import ConfigError
+from ldmsjob.keeping import JournalSettings
 from ldmsjob.limits import LIMITS, LimitSpec
 from ldmsjob.listeners import LISTEN_ATTRIBUTES
 from ldmsjob.logformat import parse_level
@@ -401,14 +401,16 @@ def _set_memory(interpreter: Interpreter, arguments: Arguments) -> None:
 def _default_auth(interpreter: Interpreter, arguments: Arguments) -> None:
     options = arguments.pairs("plugin")
     if interpreter.daemon.set_once("default_auth", arguments["plugin"], arguments.where):
-        interpreter.daemon.use_default_auth(arguments["plugin"], options)
+        interpreter.daemon.authentications.use_default(
+            arguments["plugin"], options, arguments.where
+        )
 
 
 def _auth_add(interpreter: Interpreter, arguments: Arguments) -> None:
     name = arguments["name"]
     plugin = arguments.get("plugin") or name
     options = arguments.pairs("name", "plugin")
-    interpreter.daemon.add_auth(name, plugin, options, arguments.where)
+    interpreter.daemon.authentications.add(name, plugin, options, arguments.where)
 
 
 def _option(interpreter: Interpreter, arguments: Arguments) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -81,5 +82,7 @@ def connect_error(error: BaseException, peer: str) -> RequestFailed | None:
     if isinstance(error, ConnectError) and error.osError == errno.ENOENT:
         return RequestFailed(f"{peer}: there is no such socket", rc=errno.ENOENT)
     if isinstance(error, ConnectError):
-        return RequestFailed(f"{peer}: cannot connect: {error}", rc=error.osError or errno.EIO)
+        rc = error.osError or errno.EIO
+        text = os.strerror(rc) if error.osError else str(error)
+        return RequestFailed(f"{peer}: cannot connect: {text}", rc=rc)
     return None

@@ -12,10 +12,9 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThread
@@ -23,22 +22,18 @@ from twisted.logger import Logger
 
 from ldmsjob import __version__
 from ldmsjob.admission import Admission
+from ldmsjob.authentications import Authentications
 from ldmsjob.clocks import wall_clock_us
 from ldmsjob.config import nearest
 from ldmsjob.contexts import Core, PluginContext
 from ldmsjob.errors import ConfigError
 from ldmsjob.instances import (
-    STOP_SECONDS,
     JobManagerInstance,
-    OrderedServices,
     PluginInstance,
     SamplerInstance,
-    ServiceGroup,
     SubscriberInstance,
 )
 from ldmsjob.interfaces import (
-    IAuthenticator,
-    ICheckedAuthenticator,
     IJobManagerFactory,
     ISubscriberFactory,
     ITransport,
@@ -46,7 +41,7 @@ from ldmsjob.interfaces import (
 )
 from ldmsjob.jobservice import JobService
 from ldmsjob.journal.journal import Journal
-from ldmsjob.journal.places import hand_over, journal_path
+from ldmsjob.keeping import JournalSettings, make_journal, recover
 from ldmsjob.limits import Limits, changed
 from ldmsjob.links import LinkSite, ListenerSite
 from ldmsjob.listeners import LISTEN_ATTRIBUTES, Endpoint, Listeners, cannot_listen
@@ -55,6 +50,7 @@ from ldmsjob.logformat import Levels, LineObserver
 from ldmsjob.memberships import Memberships
 from ldmsjob.messages import MessageHub
 from ldmsjob.requests import DaemonRequests
+from ldmsjob.services import STOP_SECONDS, Closing, Opening, OrderedServices, ServiceGroup
 from ldmsjob.serving import SetService
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats
@@ -64,53 +60,6 @@ from ldmsjob.users import Users
 
 # What may stand in a set's name.
 _DAEMON_NAME = re.compile(r"[!#-\[\]-~]{1,128}")
-
-
-@dataclass(frozen=True)
-class JournalSettings:
-    """What the `journal` command says. ``path`` None: in the daemon's state directory."""
-
-    enabled: bool = True
-    path: str | None = None
-    max_age_seconds: float = 30 * 86_400
-    max_bytes: int = 1 << 30
-
-
-class _Closing(Service):
-    """Does something when the daemon stops, at its place in the order.
-
-    ``abandon`` is for when that takes too long: see ``OrderedServices``.
-    """
-
-    def __init__(
-        self, name: str, close: Callable[[], Any], abandon: Callable[[], int] = lambda: 0
-    ) -> None:
-        self.setName(name)
-        self._close = close
-        self.abandon = abandon
-
-    def stopService(self) -> Any:
-        super().stopService()
-        return self._close()
-
-
-class _Opening(Service):
-    """Does something when the daemon starts, and something else when it stops."""
-
-    def __init__(
-        self, name: str, begin: Callable[[], None], end: Callable[[], None] = lambda: None
-    ) -> None:
-        self.setName(name)
-        self._begin = begin
-        self._end = end
-
-    def startService(self) -> None:
-        super().startService()
-        self._begin()
-
-    def stopService(self) -> None:
-        super().stopService()
-        self._end()
 
 
 class Daemon(OrderedServices):
@@ -172,13 +121,12 @@ class Daemon(OrderedServices):
         self.pid_file: str | None = None
         self.exit_status = 0
         self.endpoints: list[Endpoint] = []
+        self.authentications = Authentications(loader, lambda name: self._context("auth", name))
         self._metrics: Any = None
         self._turn = turn
         self._run_as: tuple[int, int] | None = None
         self._hostname = hostname or socket.gethostname()
         self._given: dict[str, tuple[str, str]] = {}
-        self._auths: dict[str, IAuthenticator] = {}
-        self._default_auth: IAuthenticator | None = None
         self._transports: dict[tuple[str, frozenset[tuple[str, str]]], ITransport] = {}
         self.job_managers = ServiceGroup("job managers", clock, STOP_SECONDS)
         self.samplers = ServiceGroup("samplers", clock, STOP_SECONDS)
@@ -235,8 +183,7 @@ class Daemon(OrderedServices):
         if not self.core.daemon_name:
             ports = [f":{one.port}" for one in self.endpoints if not one.is_path]
             self.use_name("".join([self._hostname, *ports[:1]]))
-        if self._default_auth is None:
-            self.use_default_auth("none", {})
+        self.authentications.settle()
         self.hub.limits = self.sets.limits = self.admission.limits = self.limits
         journal = self.core.journal = self._make_journal()
         self.core.jobs = JobService(
@@ -254,16 +201,16 @@ class Daemon(OrderedServices):
         self.health = Health(self)
         self.health.setServiceParent(self)
         if journal is not None:
-            _Opening("journal", journal.open, journal.close).setServiceParent(self)
+            Opening("journal", journal.open, journal.close).setServiceParent(self)
         closing = ServiceGroup("hubs", self._clock, STOP_SECONDS)
         jobs = self.core.jobs
-        _Closing("job events", jobs.close, jobs.abandon).setServiceParent(closing)
+        Closing("job events", jobs.close, jobs.abandon).setServiceParent(closing)
         closing.setServiceParent(self)
         self.job_managers.setServiceParent(self)
-        _Opening("recovery", self._recover).setServiceParent(self)
+        Opening("recovery", lambda: recover(jobs, self.job_managers)).setServiceParent(self)
         self.samplers.setServiceParent(self)
         sending = ServiceGroup("links", self._clock, STOP_SECONDS)
-        _Closing("open links", self.site.close).setServiceParent(sending)
+        Closing("open links", self.site.close).setServiceParent(sending)
         sending.setServiceParent(self)
         self.listeners.setServiceParent(self)
         if self._metrics is not None:
@@ -282,85 +229,20 @@ class Daemon(OrderedServices):
     @property
     def journal_path(self) -> str | None:
         """Where the journal is; None when there is none. Not before the name is known."""
-        settings = self.journal_settings
-        if not settings.enabled:
-            return None
-        if settings.path is not None:
-            return settings.path
-        if self._state_directory is None:
-            return None
-        return journal_path(self._state_directory, self.core.daemon_name)
+        return self.journal_settings.place(self._state_directory, self.core.daemon_name)
 
     def _make_journal(self) -> Journal | None:
-        path, settings = self.journal_path, self.journal_settings
+        path = self.journal_path
         if path is None:
             return None
-        return Journal(
-            path,
-            self._turn,
-            self.core.clock,
-            self.stats.child("journal"),
-            max_age_seconds=settings.max_age_seconds,
-            max_bytes=settings.max_bytes,
-            in_thread=deferToThread,
-            wall_clock_us=self.core.now_us,
+        return make_journal(
+            path, self.journal_settings, self._turn, self.core, self.stats.child("journal")
         )
 
-    def _recover(self) -> None:
-        configured = [one for one in self.job_managers if one.state != "loaded"]
-        policies = {str(one.name): one.context.policy for one in configured}
-        recovered, left_out = self.core.jobs.recover(policies)
-        if recovered:
-            self.log.info("{count} jobs are back from the journal", count=recovered)
-        if left_out:
-            self.log.warn(
-                "{count} jobs of the journal belong to job managers that are not there any more",
-                count=left_out,
-            )
-
-    # Listeners and authentication
+    # Listeners
 
     def _context(self, logger: str, name: str) -> PluginContext:
         return PluginContext(self.core, name, f"{logger}.{name}")
-
-    def _authenticator(self, plugin: str, options: Mapping[str, str | None]) -> IAuthenticator:
-        factory = self.loader.find("authentication plugin", plugin)
-        attributes = check_attributes(
-            factory.attributes, options, f"authentication plugin '{plugin}'"
-        )
-        authenticator: IAuthenticator = factory.create(self._context("auth", plugin))
-        authenticator.configure(attributes)
-        return authenticator
-
-    def add_auth(
-        self, name: str, plugin: str, options: Mapping[str, str | None], where: str = ""
-    ) -> None:
-        """Name a way to authenticate. Raises ``ConfigError``: 17 exists, 2 no such plugin."""
-        if name in self._auths:
-            raise ConfigError(f"there is an authentication domain '{name}' already", rc=17)
-        self._auths[name] = self._authenticator(plugin, options)
-        self._given[f"auth_add {name}"] = plugin, where
-
-    def use_default_auth(self, plugin: str, options: Mapping[str, str | None]) -> None:
-        """Set how peers authenticate where a listener names nothing."""
-        self._default_auth = self._authenticator(plugin, options)
-
-    def check_authentication(self) -> list[str]:
-        """Try all ways to authenticate, before the daemon starts; may block for some seconds.
-
-        Returns one line for each that works. Raises ``ConfigError`` for the first that does not.
-        """
-        lines = []
-        ways = {f"auth_add {name}": auth for name, auth in self._auths.items()}
-        for setting, auth in {"default_auth": self._default_auth, **ways}.items():
-            if not ICheckedAuthenticator.providedBy(auth):
-                continue
-            try:
-                lines.append(f"authentication {auth.name}: {auth.check()}")
-            except ConfigError as error:
-                error.where = error.where or self._given.get(setting, ("", ""))[1]
-                raise
-        return lines
 
     def has_ports(self, xprt: str) -> bool:
         """Whether that transport is addressed by host and port, or else by a path. Raises
@@ -400,12 +282,8 @@ class Daemon(OrderedServices):
         """
         transport = self._transport(xprt, attributes or {})
         endpoint = Endpoint(xprt, host, port, auth, quota, rx_rate, where, transport)
-        if auth is not None and auth not in self._auths:
-            raise ConfigError(
-                f"there is no authentication domain '{auth}'",
-                rc=errno.ENOENT,
-                hint=nearest(auth, self._auths) or f"put 'auth_add name={auth} …' in front",
-            )
+        if auth is not None:
+            self.authentications.expect(auth)
         known_name = port or endpoint.is_path
         if known_name and any(str(known) == str(endpoint) for known in self.endpoints):
             raise ConfigError(f"{endpoint} is listened on already", rc=errno.EEXIST)
@@ -414,21 +292,8 @@ class Daemon(OrderedServices):
         self.endpoints.append(endpoint)
         return endpoint
 
-    def _authenticator_of(self, endpoint: Endpoint) -> IAuthenticator | None:
-        """How peers of a listener authenticate; None: its transport knows who they are."""
-        if endpoint.auth is not None:
-            return self._auths[endpoint.auth]
-        if self.loader.find("transport", endpoint.xprt).authenticates:
-            return None
-        return self._default_auth
-
-    def authentication_of(self, endpoint: Endpoint) -> str:
-        """The name of how peers of a listener authenticate, for people."""
-        authenticator = self._authenticator_of(endpoint)
-        return "by the transport" if authenticator is None else authenticator.name
-
     def _add_listener(self, endpoint: Endpoint) -> None:
-        auth = self._authenticator_of(endpoint)
+        auth = self.authentications.of(endpoint)
         site = ListenerSite(self.site)
         try:
             listener = endpoint.transport.listen(
@@ -597,7 +462,7 @@ class Daemon(OrderedServices):
         path = self.journal_path
         try:
             if path is not None:
-                hand_over(path, *self._run_as)
+                self.journal_settings.hand_over(path, *self._run_as)
             if self.observer is not None:
                 self.observer.hand_over(*self._run_as)
         except OSError as error:
@@ -631,11 +496,7 @@ class Daemon(OrderedServices):
     def _warn_of_open_listeners(self) -> None:
         """Say what it means where peers are believed; also of listeners on this host alone, since
         all its users can connect to those."""
-        believing = []
-        for endpoint in self.endpoints:
-            authenticator = self._authenticator_of(endpoint)
-            if authenticator is not None and authenticator.name in ("none", "naive"):
-                believing.append(f"{endpoint} ({authenticator.name})")
+        believing = self.authentications.believing(self.endpoints)
         if believing:
             self.log.warn(
                 "peers are believed without a proof: whoever can connect to {endpoints} may be"

@@ -43,6 +43,10 @@ class PeerError(LdmsJobError):
     """A peer broke the protocol. Costs that peer its link and nobody anything else."""
 
 
+class HandshakeTimeout(PeerError):
+    """A peer has not been done with authenticating in time: it hangs, or speaks something else."""
+
+
 class RequestFailed(LdmsJobError):
     """What was asked of a peer was not done. ``rc`` is the errno that says why: what the peer
     answered, or 110 no answer in time, 104 connection lost, 2 the set is gone, 111 nobody listens.

@@ -9,9 +9,9 @@ from twisted.application.service import IService, Service
 from twisted.internet.error import CannotListenError
 
 from ldmsjob.errors import ConfigError
-from ldmsjob.instances import ServiceGroup
 from ldmsjob.interfaces import ITransport
 from ldmsjob.links import ListenerSite
+from ldmsjob.services import ServiceGroup
 
 CANNOT_LISTEN = 7
 """Exit status when a listener cannot be opened, as in C."""

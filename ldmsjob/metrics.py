@@ -88,6 +88,14 @@ _HELP = {
 }
 
 
+_FROM_ZERO = {
+    "journal": ("failures", "lost", "damaged"),
+    "subscriber": ("failed", "lost", "discarded"),
+    "transport": ("lost_by_notifiers",),
+}
+"""Counters that alerts are made of, by what stands in front of them: told as 0 before anything was
+counted, or to Prometheus the first loss would be no increase."""
+
 _TOTALS = frozenset({"links_closed"})
 """Counters without a reason that include those with one. Metrics without one have the rest."""
 
@@ -122,6 +130,9 @@ def families(stats: Stats) -> list[Family]:
             if f"{prefix}_{base}" in _TOTALS and reason is None:
                 number -= sum(by_reason(group.values, base).values())
             collected.add(f"{prefix}_{base}", "counter", names, values, reason, number)
+        for counter in _FROM_ZERO.get(prefix, ()):
+            if prefix != "transport" or values == ("notifier",):
+                collected.add(f"{prefix}_{counter}", "counter", names, values, None, 0)
         for gauge, value in group.gauges().items():
             base, reason = _split(gauge)
             collected.add(f"{prefix}_{base}", "gauge", names, values, reason, value)

@@ -28,6 +28,10 @@ REASONED = ("rejected", "dropped")
 """Counters whose reason stands behind an underscore; all others have a dot in front of it."""
 
 
+_LOG = "the log {} (log_level level=WARNING)"
+"""What peers cause is logged as warnings, and the level is ERROR unless it is changed."""
+
+
 class Problem(NamedTuple):
     """``weight`` is higher where more is lost; from ``ERROR`` on it is an error, else a warning."""
 
@@ -142,7 +146,8 @@ def _journal(document: Document) -> Iterator[Problem]:
             95,
             f"{counted(recent['lost'], 'row')} for the journal {_was(recent['lost'])} lost"
             f" {_when(document)}",
-            "the disk has refused them for too long; jobs and sets are right, their history is not",
+            "jobs and sets are right, their history is not; the log says why: mostly the disk has"
+            " refused them for too long",
         )
     if journal["damaged"]:
         yield Problem(
@@ -247,7 +252,7 @@ def _rejections(document: Document, name: str, recent: Mapping[str, int]) -> Ite
             52,
             f"{name} could not use {counted(sum(rejected.values()), 'message')}"
             f" {_when(document)}: {reasons(rejected)}",
-            "the log quotes one; does the notifier's version fit?",
+            f"does the notifier's version fit? {_LOG.format('quotes one')}",
         )
 
 
@@ -273,7 +278,7 @@ def _notifiers(document: Document) -> Iterator[Problem]:
             42,
             f"{counted(sum(refused.values()), 'line')} of notifiers {_was(sum(refused.values()))}"
             f" refused {_when(document)}: {reasons(refused)}",
-            "the log names the processes",
+            _LOG.format("names the processes"),
         )
 
 
@@ -290,13 +295,14 @@ def _messages(document: Document) -> Iterator[Problem]:
             46,
             f"{counted(number, 'message')} for peers that subscribed {_was(number)} dropped"
             f" {when}: {reasons(dropped)}",
-            "they read too slowly or not at all; the log names them",
+            f"they read too slowly or not at all; {_LOG.format('names them')}",
         )
     for counter, weight, what, advice in (
         (
             "publisher_refused",
             *(58, "kept from a job manager because of who had published"),
-            "name the publisher in its publishers=, if it is to be believed",
+            "name the publisher in its publishers=, if it is to be believed;"
+            f" {_LOG.format('tells its uid')}",
         ),
         ("receiver_failures", 62, "which a job manager failed on", "the log has the traceback"),
     ):
@@ -323,7 +329,7 @@ def _links(document: Document) -> Iterator[Problem]:
             50,
             f"{counted(sum(limited.values()), 'connection')} {_was(sum(limited.values()))} refused"
             f" {when} because of limits: {reasons(limited)}",
-            "see above who has most links; `limits` in the configuration raises them",
+            f"`limits` in the configuration raises them; {_LOG.format('names the peers')}",
         )
     denied = {one: not_opened.pop(one) for one in list(not_opened) if "auth" in one}
     if denied:
@@ -338,7 +344,7 @@ def _links(document: Document) -> Iterator[Problem]:
             20,
             f"{counted(sum(not_opened.values()), 'connection')} did not become links {when}:"
             f" {reasons(not_opened)}",
-            "somebody connects who does not speak LDMS; the log names them",
+            f"somebody connects who does not speak LDMS; {_LOG.format('names them')}",
         )
     # Words of ours have blanks; the others are names of ordinary network errors.
     closed = {one: number for one, number in by_reason(recent, "closed").items() if " " in one}
@@ -347,7 +353,7 @@ def _links(document: Document) -> Iterator[Problem]:
             30,
             f"{counted(sum(closed.values()), 'link')} {_was(sum(closed.values()))} closed by us"
             f" {when}: {reasons(closed)}",
-            "these peers do not read, or send what is no LDMS; the log names them",
+            f"these peers do not read, or send what is no LDMS; {_LOG.format('names them')}",
         )
     gauges = document["gauges"].get("daemon", {})
     limit, used = gauges.get("descriptor_limit"), gauges.get("open_descriptors", 0)
@@ -378,7 +384,8 @@ def _room(document: Document) -> Iterator[Problem]:
             67,
             f"{counted(sum(refused.values()), 'notice')} {_was(sum(refused.values()))} refused"
             f" {when} because of limits: {reasons(refused)}",
-            "`limits` in the configuration raises them, if these jobs are real",
+            "`limits` in the configuration raises them, if these jobs are real;"
+            f" {_LOG.format('names some')}",
         )
 
 

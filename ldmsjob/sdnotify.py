@@ -14,13 +14,15 @@ from collections.abc import MutableMapping
 class ServiceManager:
     """Who has started us and wants to hear of us; nobody where no socket is given.
 
-    What cannot be sent is dropped: it must never hold up or end the daemon. ``watchdog_seconds`` is
+    What cannot be sent is dropped: it must never hold up or end the daemon. Only that we are ready,
+    without which it would end us, is told again with the next ``alive``. ``watchdog_seconds`` is
     how often it has to hear ``alive`` at least; None: it does not watch.
     """
 
     def __init__(self, path: str = "", watchdog_seconds: float | None = None) -> None:
         self.watchdog_seconds = watchdog_seconds if path else None
         self._address = "\0" + path[1:] if path.startswith("@") else path
+        self._unheard: tuple[str, ...] = ()
         self._socket: socket.socket | None = None
         if path:
             self._socket = socket.socket(
@@ -44,18 +46,21 @@ class ServiceManager:
         is_meant = not pid or pid == str(os.getpid())
         return cls(path, int(usec) / 1e6 if is_watched and is_meant else None)
 
-    def tell(self, *lines: str) -> None:
-        """Send these; a line break in one of them would begin another, and becomes a blank."""
+    def tell(self, *lines: str) -> bool:
+        """Send these; a line break in one of them would begin another, and becomes a blank. Returns
+        whether that was possible now: many may want to be heard at once while a node boots."""
         if self._socket is not None:
             message = "\n".join(line.replace("\n", " ") for line in lines)
             try:
                 self._socket.sendto(message.encode("utf-8", "replace"), self._address)
             except OSError:
-                pass
+                return False
+        return True
 
     def ready(self, status: str) -> None:
         """All that others may want of us works now."""
-        self.tell("READY=1", f"STATUS={status}")
+        heard = self.tell("READY=1", f"STATUS={status}")
+        self._unheard = () if heard else ("READY=1",)
 
     def reloading(self) -> None:
         """We read or open again what was told; ``ready`` follows."""
@@ -63,8 +68,10 @@ class ServiceManager:
 
     def alive(self, status: str) -> None:
         """The reactor runs."""
-        self.tell("WATCHDOG=1", f"STATUS={status}")
+        if self.tell(*self._unheard, "WATCHDOG=1", f"STATUS={status}"):
+            self._unheard = ()
 
     def stopping(self, status: str) -> None:
         """We end."""
+        self._unheard = ()
         self.tell("STOPPING=1", f"STATUS={status}")

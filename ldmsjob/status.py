@@ -116,7 +116,7 @@ def _listeners(daemon: Daemon) -> list[dict[str, Any]]:
             {
                 "endpoint": str(endpoint),
                 "transport": endpoint.xprt,
-                "authentication": daemon.authentication_of(endpoint),
+                "authentication": daemon.authentications.name_of(endpoint),
                 "listening": bool(service.running),
                 "links": len(daemon.listeners.sites[name].links),
             }

@@ -408,7 +408,7 @@ def check(
     begin_logging([observer], redirectStandardIO=False)
     try:
         daemon = configure(options, reactor, environ, observer)
-        tried = daemon.check_authentication()
+        tried = daemon.authentications.check()
     except ConfigError as error:
         stderr.write(f"{error}\n")
         return error.rc

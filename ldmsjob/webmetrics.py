@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ldmsjob.stats import Stats
 
 MAX_CONNECTIONS = 16
-"""At a time; further ones are closed."""
+"""At a time; for a further one the oldest is closed, so that nobody keeps others out by asking
+slowly."""
 
 IDLE_SECONDS = 30
 """A connection that asks nothing for so long is closed."""
@@ -108,20 +109,27 @@ class _Site(Site):
     """Has so many connections at a time; and writes no line for each request, so it needs no time
     of day in text each second."""
 
-    _open = 0
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._open: dict[Any, Any] = {}
 
     def buildProtocol(self, addr: Any) -> Any:
-        """A connection; None, which closes it, when there are too many."""
-        if self._open >= MAX_CONNECTIONS:
-            return None
-        self._open += 1
+        """A connection, in the place of the oldest when there are too many."""
+        if len(self._open) >= MAX_CONNECTIONS:
+            oldest = next(iter(self._open))
+            self._open.pop(oldest).abortConnection()
         channel: Any = super().buildProtocol(addr)
-        lost = channel.connectionLost
+        made, lost = channel.makeConnection, channel.connectionLost
+
+        def make_connection(transport: Any) -> None:
+            self._open[channel] = transport
+            made(transport)
 
         def connection_lost(reason: Failure) -> None:
-            self._open -= 1
+            self._open.pop(channel, None)
             lost(reason)
 
+        channel.makeConnection = make_connection
         channel.connectionLost = connection_lost
         return channel
 

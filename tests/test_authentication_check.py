@@ -41,7 +41,7 @@ class Tried:
 
 
 class CheckTests(SynchronousTestCase):
-    """``Daemon.check_authentication`` and its caller."""
+    """``Authentications.check`` and its caller."""
 
     def setUp(self) -> None:
         """A daemon that knows the authenticator ``tried``."""
@@ -57,7 +57,7 @@ class CheckTests(SynchronousTestCase):
             "default_auth plugin=tried\nauth_add name=a plugin=tried\nauth_add name=none\n"
         )
         self.assertEqual(
-            self.rig.daemon.check_authentication(), ["authentication tried: all is well"] * 2
+            self.rig.daemon.authentications.check(), ["authentication tried: all is well"] * 2
         )
         self.assertEqual(Tried.tries, 2)
 
@@ -68,7 +68,7 @@ class CheckTests(SynchronousTestCase):
             self.setUp()
             self.patch(Tried, "result", ConfigError("cannot", rc=13, hint="do this"))
             (path,) = self.rig.read(f"# a comment\n{line}\n")
-            error = self.assertRaises(ConfigError, self.rig.daemon.check_authentication)
+            error = self.assertRaises(ConfigError, self.rig.daemon.authentications.check)
             self.assertEqual(str(error), f"{path}:2: cannot; do this")
 
     def test_start_does_not_try(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
-from twisted.internet.error import ConnectionRefusedError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from ldmsjob.cli import publish as publish_tool
 from ldmsjob.cli import subscribe as subscribe_tool
 from ldmsjob.cli.client import ToolError, explain, find_plugins
-from ldmsjob.errors import AuthFailed, ConfigError, PeerError, PublishError
+from ldmsjob.errors import AuthFailed, ConfigError, HandshakeTimeout, PeerError, PublishError
 from ldmsjob.interfaces import ILink, ILinkSite, LinkSettings
 from ldmsjob.links import LinkSite
 from ldmsjob.messages import MessageHub
@@ -399,12 +399,16 @@ class ClientTests(SynchronousTestCase):
             (AuthFailed("x"), errno.EACCES),
             (PeerError("the peer rejected the connection: Auth mismatch"), errno.EACCES),
             (PeerError("x"), errno.EPROTO),
+            (HandshakeTimeout("not done after 10 s"), errno.ETIMEDOUT),
+            (ConnectError(errno.EACCES), errno.EACCES),
             (DNSLookupError("x"), errno.EAFNOSUPPORT),
             (ConnectionRefusedError(), errno.ECONNREFUSED),
         ):
             text, status = explain(Failure(error), "host:411")
             self.assertEqual(status, rc, error)
             self.assertNotIn("\n", text)
+        text, _ = explain(Failure(ConnectError(errno.EACCES)), "/run/x")
+        self.assertEqual(text, "/run/x: cannot connect: Permission denied")
         text, _ = explain(Failure(PeerError("frame of unknown kind 7")), "host:411")
         self.assertEqual(text, "host:411 does not speak LDMS as it should: frame of unknown kind 7")
         self.assertRaises(ZeroDivisionError, explain, Failure(ZeroDivisionError()), "host:411")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import json
 import sys
@@ -10,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet import reactor as installed_reactor
-from twisted.internet.defer import Deferred, inlineCallbacks, succeed
+from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
+from twisted.internet.error import ConnectError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ldmsjob.cli import status as status_tool
@@ -123,6 +125,15 @@ class StatusToolTests(SynchronousTestCase):
         """One that does not know the request."""
         self.codes = ()
         self.assertEqual(self.error().rc, 38)
+
+    def test_no_socket(self) -> None:
+        """What may be the matter when there is no socket; other reasons are told as they are."""
+        self.patch(self, "connect", lambda *_: fail(ConnectError(errno.ENOENT)))
+        error = self.error()
+        self.assertEqual(error.rc, 2)
+        self.assertIn("listen xprt=unix path=/run/ldmsjob/ldmsjob.sock", str(error))
+        self.patch(self, "connect", lambda *_: fail(ConnectError(errno.EACCES)))
+        self.failureResultOf(self.run_tool(), ConnectError)
 
     def test_failing_answer(self) -> None:
         """What the daemon says of it."""

@@ -1,6 +1,7 @@
 """Verbs, their attributes, and the two passes over files."""
 
 import os
+from pathlib import Path
 
 from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -238,6 +239,18 @@ class CommandTests(SynchronousTestCase):
         (one,) = parse("config name=jm colour=${A}", "peer")
         self.rig.interpreter.execute(one, trusted=False)
         self.assertEqual(self.rig.plugin("jm").calls[-1], ("configure", {"colour": "${A}"}))
+
+
+class DocumentationTests(SynchronousTestCase):
+    """docs/operating.md, Commands."""
+
+    def test_every_verb(self):
+        """The table has them all."""
+        text = (Path(__file__).parent.parent / "docs" / "operating.md").read_text("utf-8")
+        table = text.partition("\n## Commands\n")[2].partition("\n## ")[0]
+        names = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
+        for name in VERBS:
+            self.assertTrue(any(f"`{name}`" in one for one in names), name)
 
 
 class PassTests(SynchronousTestCase):

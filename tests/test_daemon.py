@@ -7,9 +7,9 @@ from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import ConfigError
-from ldmsjob.instances import STOP_SECONDS, OrderedServices
 from ldmsjob.interfaces import IListener, ITransport
 from ldmsjob.notices import JobInit
+from ldmsjob.services import STOP_SECONDS, OrderedServices
 from ldmsjob.subscriber import JobSubscriber
 from tests.daemons import FakeListener, FakeTransport, Rig
 
@@ -332,6 +332,23 @@ class JournalCommandTests(SynchronousTestCase):
         self.assertIsNone(self.rig("journal enabled=false\n").daemon.journal_path)
         self.assertIsNone(Rig(self).daemon.journal_path)
 
+    def test_given_to_a_user(self):
+        """The daemon's own directory is, and one that is made; one that was there is not: it may
+        be /var/lib."""
+        given = []
+        self.patch(os, "chown", lambda path, *ids, **_: given.append(path))
+        own = self.rig("").daemon
+        own.will_run_as(7, 8)
+        own.privilegedStartService()
+        self.assertEqual(given, [os.path.dirname(own.journal_path)])
+        directory = os.path.abspath(self.mktemp())
+        for expected in (2, 2):  # made by the first, there for the second
+            named = self.rig(f"journal path={directory}/j\n").daemon
+            named.will_run_as(7, 8)
+            named.privilegedStartService()
+            self.assertEqual(len(given), expected)
+        self.assertEqual(given[1], directory)
+
     def test_mistakes(self):
         """Paths from the root on, times and sizes with units, once."""
         for words in ("path=x", "enabled=perhaps", "max_age=1y", "max_size=big"):
@@ -357,6 +374,17 @@ class JournalCommandTests(SynchronousTestCase):
         again.start()
         self.assertEqual([job.key.job_id for job in seen], ["7"])
         self.assertEqual(again.daemon.instance("jm").context.kept(), {"a": 3})
+
+    def test_job_manager_that_is_not_configured(self):
+        """Gets no jobs back: nobody would tell of them."""
+        rig = self.rig("msg_enable\nload name=jm\nconfig name=jm\njobmgr_start name=jm\n")
+        rig.start()
+        rig.daemon.instance("jm").context.apply(JobInit("7"), 5)
+        self.successResultOf(rig.daemon.stopService())
+        again = Rig(self, state_directory=rig.daemon._state_directory)
+        again.read("load name=jm\n")
+        again.start()
+        self.assertEqual(again.daemon.core.jobs.jobs(), [])
 
     def test_second_daemon(self):
         """One of the same name is not started."""

@@ -92,6 +92,17 @@ class GaugeTests(FanoutCase):
         gates[0].callback(None)
         self.assertEqual(self.gauges(), {"busy_seconds": 0, "queued": 1})
 
+    def test_the_longest_of_one_name(self) -> None:
+        """Counts: another one that has just begun does not hide it."""
+        clock = Clock()
+        self.fanout = self.make(now=clock.seconds)
+        self.fanout.subscribe(Recorder(lambda _event: Deferred()), name="a")
+        self.fanout.post([event(1)])
+        clock.advance(7)
+        self.fanout.subscribe(Recorder(lambda _event: Deferred()), name="a")
+        self.fanout.post([event(2)])
+        self.assertEqual(self.gauges()["busy_seconds"], 7)
+
     def test_several_of_one_name(self) -> None:
         """They are told together, until the last of them closes or is abandoned."""
         first = self.fanout.subscribe(Recorder(lambda _event: Deferred()), name="a")

@@ -408,6 +408,20 @@ class RejectTests(SlurmCase):
                 self.assertTrue(not isinstance(field, int) or -(2**31) <= field < 2**63)
         self.assertGreater(stats.get("messages"), 0)
 
+    def test_reasons_are_there_from_the_start(self) -> None:
+        """Every reason is counted as 0 before anything is dropped: alerts need to see it grow."""
+        counters = self.context.stats.values
+        self.assertEqual(
+            {name: value for name, value in counters.items() if name.startswith("rejected_")},
+            {
+                f"rejected_{reason}": 0
+                for reason in (
+                    *("syntax", "utf8", "nesting", "type"),
+                    *("range", "missing", "event", "job_id"),
+                )
+            },
+        )
+
 
 class RepairTests(SlurmCase):
     """Job names that the notifier does not escape."""

@@ -104,6 +104,19 @@ class LinkSiteTests(SiteTestCase):
         self.assertEqual(order, ["message", "message", "file"])
         self.assertEqual(self.one.credits, [SIZE, SIZE])
 
+    def test_latency(self) -> None:
+        """Of each read that brings messages: till what was put off to the turn's end is done."""
+        site = LinkSite(self.hub, self.stats, self.turn, self.clock, now=self.clock.seconds)
+
+        def write_file() -> None:
+            self.clock.advance(0.25)
+
+        self.hub.subscribe("slurm", lambda _: self.turn.at_end(write_file), owner="j1")
+        site.link_events(self.one, [message(), message()])
+        site.link_events(self.one, [CreditReturned(0, 1)])
+        histogram = self.stats.histogram("latency")
+        self.assertEqual((histogram.count, histogram.total), (1, 0.25))
+
     def test_messages_are_forwarded(self) -> None:
         """What one link brings goes to the other that subscribed, and credit to the first."""
         self.subscribe(self.other)

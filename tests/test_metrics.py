@@ -31,7 +31,7 @@ try:
 except ImportError:
     SKIP = "prometheus-client is not installed"
 
-from ldmsjob.webmetrics import MAX_CONNECTIONS, MetricsListener
+from ldmsjob.webmetrics import IDLE_SECONDS, MAX_CONNECTIONS, MetricsListener
 
 reactor: Any = installed_reactor
 
@@ -79,6 +79,24 @@ class FamilyTests(SynchronousTestCase):
         links.add("closed", 10)
         links.add("closed.ConnectionLost", 4)
         self.assertEqual(self.samples("ldmsjob_links_closed"), {("",): 6, ("ConnectionLost",): 4})
+
+    def test_told_before_anything_is_lost(self) -> None:
+        """What alerts are made of is 0 at first: Prometheus must be able to see it grow."""
+        self.stats.child("journal").add("rows")
+        self.stats.child("subscribers").child("s").add("delivered")
+        plugins = self.stats.child("plugins")
+        plugins.child("xprt.notifier").add("lines")
+        plugins.child("xprt.sock").add("x")
+        for name, labels in (
+            ("journal_failures", ()),
+            ("journal_lost", ()),
+            ("subscriber_lost", ("s",)),
+            ("subscriber_discarded", ("s",)),
+            ("transport_lost_by_notifiers", ("notifier",)),
+        ):
+            self.assertEqual(self.samples(f"ldmsjob_{name}"), {labels: 0})
+        self.stats.child("journal").add("lost", 3)
+        self.assertEqual(self.samples("ldmsjob_journal_lost"), {(): 3})
 
     def test_instances(self) -> None:
         """Plugin, instance, subscriber and transport are labels."""
@@ -305,15 +323,19 @@ class PageTests(TestCase):
 
     @inlineCallbacks
     def test_connections(self) -> Iterator[Deferred[Any]]:
-        """Beyond their number further ones are closed; those that ask nothing hold none up."""
+        """Those that ask nothing, or ask slowly, keep nobody out: the oldest gives way."""
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.listener.port)
         idle = []
         for _ in range(MAX_CONNECTIONS):
-            idle.append((yield connectProtocol(endpoint, Fetch(b""))))
+            idle.append((yield connectProtocol(endpoint, Fetch(b"GET /met"))))
         answer = yield Deferred.fromCoroutine(self.fetch(b"GET /metrics HTTP/1.0\r\n\r\n"))
-        self.assertEqual(answer, b"")
-        for one in idle:
+        self.assertEqual(answer.split()[1], b"200")
+        yield idle[0].done
+        self.assertEqual(sum(one.done.called for one in idle), 1)
+        for one in idle[1:]:
             one.transport.loseConnection()
             yield one.done
         answer = yield Deferred.fromCoroutine(self.fetch(b"GET /metrics HTTP/1.0\r\n\r\n"))
         self.assertEqual(answer.split()[1], b"200")
+        self.assertLess(len(self.listener._site._open), 3)  # Those that have closed are forgotten.
+        self.assertEqual(self.listener._site.timeOut, IDLE_SECONDS)

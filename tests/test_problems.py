@@ -147,6 +147,21 @@ class ProblemTests(SynchronousTestCase):
         self.recent("messages", {"receiver_failures": 2}, "2 messages came which a job manager")
         self.recent("links", {"refused_off": 2}, "2 messages were refused")
 
+    def test_where_to_look(self) -> None:
+        """What is logged as a warning is not in the log by default: the advice says so."""
+        for group, counter in (
+            ("plugins/jobmgr.jobmgr_slurm.jobmgr_slurm", "rejected_type"),
+            ("plugins/xprt.notifier", "refused.syntax"),
+            ("messages", "dropped_stuck"),
+            ("messages", "publisher_refused"),
+            ("links", "not_opened.handshake"),
+            ("links", "closed.does not read"),
+            ("links", "not_opened.too many of one address"),
+            ("jobs", "refused.jobs"),
+        ):
+            (found,) = find_problems(copy.deepcopy(WELL) | {"recent": {group: {counter: 1}}})
+            self.assertIn("(log_level level=WARNING)", found["advice"], counter)
+
     def test_links(self) -> None:
         """Limits, authentication, strangers; who only looks who listens is no problem."""
         self.recent("links", {"not_opened.closed without a word": 9, "closed.ConnectionLost": 9})

@@ -88,6 +88,35 @@ class ManagerTests(SynchronousTestCase):
             manager.alive("well")
         ServiceManager("/" + "x" * 200).ready("well")
 
+    def test_ready_is_heard(self) -> None:
+        """A manager that has no time to read when we are ready hears of it later, once."""
+        path = self.mktemp()
+        listener = self.listen(path)
+        manager = ServiceManager(os.path.abspath(path))
+        while manager.tell("x"):
+            pass
+        manager.ready("well")
+        while True:
+            try:
+                self.assertEqual(listener.recv(4096), b"x")
+            except BlockingIOError:
+                break
+        manager.alive("well")
+        self.assertEqual(listener.recv(4096), b"READY=1\nWATCHDOG=1\nSTATUS=well")
+        manager.alive("well")
+        self.assertEqual(listener.recv(4096), b"WATCHDOG=1\nSTATUS=well")
+
+    def test_end_is_not_ready(self) -> None:
+        """One that was never heard is not ready any more when it ends."""
+        path = os.path.abspath(self.mktemp())
+        manager = ServiceManager(path)
+        manager.ready("well")
+        listener = self.listen(path)
+        manager.stopping("bye")
+        manager.alive("stopping")
+        self.assertEqual(listener.recv(4096), b"STOPPING=1\nSTATUS=bye")
+        self.assertEqual(listener.recv(4096), b"WATCHDOG=1\nSTATUS=stopping")
+
 
 class UnitTests(SynchronousTestCase):
     """examples/systemd."""
@@ -123,6 +152,11 @@ class UnitTests(SynchronousTestCase):
         """systemd waits for longer than the daemon may take to end."""
         (seconds,) = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", self.text)
         self.assertGreater(int(seconds), 25)
+
+    def test_start_timeout(self) -> None:
+        """systemd waits until the jobs of a large journal are back."""
+        (seconds,) = re.findall(r"(?m)^TimeoutStartSec=(\d+)$", self.text)
+        self.assertGreaterEqual(int(seconds), 300)
 
     def test_every_setting_has_a_reason(self) -> None:
         """Each block of settings stands under a comment."""

@@ -85,6 +85,13 @@ class HistogramTests(SynchronousTestCase):
         self.assertGreaterEqual(sum(seconds <= value for seconds in took), share * len(took))
         self.assertLessEqual(value, max(took))
 
+    def test_half(self) -> None:
+        """Of two the smaller one is half."""
+        histogram = Histogram()
+        for seconds in (0.001, 1.0):
+            histogram.observe(seconds)
+        self.assertEqual((histogram.quantile(0.5), histogram.quantile(0.51)), (0.001, 1.0))
+
     def test_by_name(self) -> None:
         """The one of a name is always the same."""
         stats = Stats()

@@ -15,6 +15,7 @@ from ldmsjob.journal.journal import RETRY_SECONDS
 from ldmsjob.notices import JobExit, JobInit
 from ldmsjob.status import descriptor_limit, host_of, open_descriptors, resident_bytes
 from tests.daemons import Rig
+from tests.fake_links import FakeLink
 
 CONFIGURATION = """
 msg_enable
@@ -165,6 +166,16 @@ class StatusTests(SynchronousTestCase):
         (listener,) = self.rig.daemon.listeners
         listener.stopService()
         self.assertEqual(self.problems(), ["nobody listens at wire:411"])
+
+    def test_addresses_with_most_links(self) -> None:
+        """Are named, at most five, the one with the most first."""
+        site = self.rig.daemon.site
+        for number, count in enumerate((1, 3, 2, 1, 1, 1)):
+            for port in range(count):
+                site.link_opened(FakeLink(f"10.0.0.{number}:{port}"))
+        top = self.document()["links"]["top_addresses"]
+        self.assertEqual(top[:2], [["10.0.0.1", 3], ["10.0.0.2", 2]])
+        self.assertEqual(len(top), 5)
 
 
 class PartsTests(SynchronousTestCase):

@@ -246,7 +246,7 @@ class ServiceTests(SynchronousTestCase):
         """It hears when all is ready and when it ends, and meanwhile, in time, that we live."""
         told = []
         manager = ServiceManager("/nobody", 6.0)
-        manager.tell = lambda *lines: told.append(lines)
+        manager.tell = lambda *lines: not told.append(lines)
         program = self.running("msg_enable\nlisten xprt=wire\n", manager)
         self.assertEqual(told, [("READY=1", "STATUS=0 jobs run, 0 links")])
         self.reactor.advance(2.9)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from ldmsjob.errors import AuthFailed, PeerError, PublishError
+from ldmsjob.errors import AuthFailed, HandshakeTimeout, PeerError, PublishError
 from ldmsjob.interfaces import (
     SILENT,
     AuthStep,
@@ -150,6 +150,7 @@ class OpeningTests(PairTestCase):
         self.clock.advance(0.1)
         pair.settle()
         self.assertEqual(self.left.refused, [("right", "handshake timeout: not done after 10 s")])
+        self.assertIsInstance(pair.left._reason, HandshakeTimeout)
 
     def test_connection_lost_in_the_handshake(self) -> None:
         """A peer that goes away before the link is open is one refusal, and no link."""

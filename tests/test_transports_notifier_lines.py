@@ -83,7 +83,8 @@ class LineBookTests(SynchronousTestCase):
             b'{"notifier":{"boot":"b","pid":"1","start":2,"seq":1}}': "identity",
             b'{"notifier":{"boot":"","pid":1,"start":2,"seq":1}}': "identity",
             line() + b"}": "syntax",
-            b'{"x":' + b"[" * 8000: "nesting",
+            # Deeper than any Python follows; a line may not be as long.
+            b'{"x":' + b"[" * 100_000: "nesting",
         }
         for text, reason in wrong.items():
             batch = LineBook().take([line(1), text, line(2)], 0.0)

@@ -21,6 +21,7 @@ from ldmsjob.connecting import connect_error, find_transport, peer_name
 from ldmsjob.errors import (
     AuthFailed,
     ConfigError,
+    HandshakeTimeout,
     PeerError,
     PublishError,
     RequestFailed,
@@ -132,6 +133,8 @@ def explain(failure: Failure, peer: str) -> tuple[str, int]:
         return text, errno.EPROTO
     if isinstance(error, AuthFailed):
         return f"{peer}: not authenticated: {text}", errno.EACCES
+    if isinstance(error, HandshakeTimeout):
+        return f"{peer}: no answer: {text}; it hangs, or speaks no LDMS", errno.ETIMEDOUT
     if isinstance(error, PeerError):
         if "Auth mismatch" in text:
             return f"{peer}: {text}; it wants another authentication, see -a", errno.EACCES

@@ -56,10 +56,20 @@ def run(arguments: argparse.Namespace) -> int:
 async def status(arguments: argparse.Namespace, clock: Any, connect: Connect) -> int:
     """Ask and print; the exit status. Raises ``ToolError`` and what ``connect`` fails with."""
     import msgspec
+    from twisted.internet.error import ConnectError
 
     from ldmsjob.cli.client import ToolError
 
-    text = await ask(clock, connect)
+    try:
+        text = await ask(clock, connect)
+    except ConnectError as error:
+        if error.osError != errno.ENOENT:
+            raise
+        raise ToolError(
+            f"{arguments.host}: there is no such socket: no daemon runs, or its configuration lacks"
+            f" 'listen xprt=unix path={arguments.host}'",
+            errno.ENOENT,
+        ) from None
     try:
         document = msgspec.json.decode(text)
         wrong = bool(document["problems"])

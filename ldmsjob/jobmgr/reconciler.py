@@ -49,8 +49,8 @@ MAX_NODES = 65_536
 
 MAX_LOGGED_JOBS = 20
 
-_REASONS = ("syntax", "utf8", "nesting", "type", "range", "missing", "event", "job_id")
-"""Counters of messages that were dropped."""
+REJECTIONS = ("syntax", "utf8", "nesting", "type", "range", "missing", "event", "job_id")
+"""Why messages are dropped: counters ``rejected_<reason>``."""
 
 _COUNTERS: Mapping[type, str] = {
     JobInit: "adopted_jobs",
@@ -212,7 +212,7 @@ class Reconciler:
 
     def _lost_notices(self) -> int:
         stats = self._context.stats
-        return sum(stats.get(f"rejected_{reason}") for reason in _REASONS)
+        return sum(stats.get(f"rejected_{reason}") for reason in REJECTIONS)
 
     def _round_failed(self, failure: Failure) -> None:
         self._context.stats.add("reconcile_failures")

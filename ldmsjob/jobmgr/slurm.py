@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from ldmsjob.errors import Busy
 from ldmsjob.interfaces import IChannelJobManager, IJobManagerContext, ISubscription
-from ldmsjob.jobmgr.reconciler import Reconciler
+from ldmsjob.jobmgr.reconciler import REJECTIONS, Reconciler
 from ldmsjob.jobmgr.slurm_messages import (
     FIRST_SPECIAL_STEP,
     HAS_STEP,
@@ -50,6 +50,8 @@ class SlurmJobManager:
     def __init__(self, context: IJobManagerContext) -> None:
         self._context = context
         self._log = LimitedLog(context.log)
+        for reason in REJECTIONS:  # Prometheus sees a counter grow only if it was there before.
+            context.stats.add(f"rejected_{reason}", 0)
         self._channel = DEFAULT_CHANNEL
         self._subscription: ISubscription | None = None
         self._reconciler = Reconciler(context, self.resource_manager)

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ldmsjob.errors import AuthFailed, PeerError
+from ldmsjob.errors import AuthFailed, HandshakeTimeout, PeerError
 from ldmsjob.interfaces import (
     SILENT,
     AuthStep,
@@ -486,7 +486,9 @@ class LinkProtocol(Protocol):
     def _too_late(self) -> None:
         self._deadline = None
         self._refusal = "handshake timeout"
-        self.abort(f"not done after {self._handshake_seconds:g} s")
+        text = f"not done after {self._handshake_seconds:g} s"
+        self._reason = self._reason or HandshakeTimeout(text)
+        self.abort(text)
 
     def _cancel_deadline(self) -> None:
         """No deadline, and no second to wait for."""

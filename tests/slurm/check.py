@@ -139,7 +139,9 @@ def check_exact(run: Run, attempt: Attempt) -> None:
         f"n{number}" for number in range(1, 10)
     }:
         raise Mismatch(f"it ran on {facts['nodes']}", run)
-    if (details.get("restart_count") or 0) != attempt.restart:
+    # Slurm sometimes runs no prolog for a job that is back at once: its steps alone tell of it.
+    untold = bool(attempt.restart) and facts["adopted"]
+    if not untold and (details.get("restart_count") or 0) != attempt.restart:
         raise Mismatch(f"restart {details.get('restart_count')}, not {attempt.restart}", run)
     if details.get("partition") != "main":
         raise Mismatch(f"partition {details.get('partition')}", run)
@@ -149,7 +151,7 @@ def check_exact(run: Run, attempt: Attempt) -> None:
         raise Mismatch(f"het offset {details.get('het_job_offset')}", run)
     if all(event["time_us"] % 1_000_000 == 0 for event in run.events):
         raise Mismatch("its times have whole seconds", run)
-    if any(event["origin"] != "message" for event in run.events):
+    if any(event["origin"] != "message" for event in run.events[1 if untold else 0 :]):
         raise Mismatch("an event came about otherwise than by a message", run)
 
 
