@@ -137,7 +137,8 @@ def _journal(document: Document) -> Iterator[Problem]:
         yield Problem(
             90,
             f"the journal {path} cannot be written for {span(journal['lag_seconds'])}:"
-            f" {journal['problem']}; {counted(journal['waiting'], 'row')} of it wait in memory",
+            f" {journal['problem']}; {counted(journal['waiting'], 'row')} of it"
+            f" {'waits' if journal['waiting'] == 1 else 'wait'} in memory",
             "make room on that disk, or let the daemon's user write there; what waits is then"
             f" written, but of more than {journal['max_waiting']:,} rows the oldest are lost",
         )
@@ -190,7 +191,8 @@ def _subscribers(document: Document) -> Iterator[Problem]:
         recent = _recently(document, f"subscribers/{name}")
         busy = one["busy_seconds"] >= BUSY_SECONDS
         if busy:
-            waiting = f"; {counted(queued, 'event')} wait for it" if queued else ""
+            wait = "waits" if queued == 1 else "wait"
+            waiting = f"; {counted(queued, 'event')} {wait} for it" if queued else ""
             yield Problem(
                 55 if queued else 35,
                 f"subscriber {name} is stuck: it has not been done with one event for"

@@ -90,7 +90,7 @@ class ProblemTests(SynchronousTestCase):
         """Refused, lost, damaged, unreadable."""
         self.check(
             {"journal": {"problem": "full", "lag_seconds": 700.0, "waiting": 1}},
-            "the journal /j cannot be written for 12 min: full; 1 row of it wait",
+            "the journal /j cannot be written for 12 min: full; 1 row of it waits in",
         )
         self.recent("journal", {"lost": 1}, "1 row for the journal was lost")
         self.recent("journal", {"unreadable": 2}, "2 records of the journal could not be read")
