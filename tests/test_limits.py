@@ -319,7 +319,13 @@ class AcceptorTests(SynchronousTestCase):
 
     def test_in_pieces(self) -> None:
         """Not more than so many in one turn, each non-blocking, and closed behind the call."""
+        blocking: list[bool] = []
+        self.acceptor._accepted = lambda one: (
+            self.accepted.append(one),
+            blocking.append(one.getblocking()),
+        )
         self.acceptor.doRead()
+        self.assertEqual(blocking, [False] * ACCEPTS)
         self.assertEqual(len(self.accepted), ACCEPTS)
         self.assertEqual({one.fileno() for one in self.accepted}, {-1})
         self.assertEqual(self.reactor.readers, {self.acceptor})

@@ -6,6 +6,7 @@ import pwd
 import signal
 import socket
 import sys
+import threading
 from dataclasses import replace
 
 from twisted.application import service
@@ -26,7 +27,16 @@ from ldmsjob.journal.places import hand_over
 from ldmsjob.logformat import Levels, LineObserver, stamp_from
 from ldmsjob.notices import JobInit
 from ldmsjob.sdnotify import ServiceManager
-from ldmsjob.tap import Options, Program, StartFailed, check, configure, report, run_as
+from ldmsjob.tap import (
+    Options,
+    Program,
+    StartFailed,
+    check,
+    configure,
+    end_soon,
+    report,
+    run_as,
+)
 from tests.daemons import Rig, loader
 
 NOTE = r"""msg_enable
@@ -219,6 +229,14 @@ class ServiceTests(SynchronousTestCase):
             self.assertEqual(statuses, [])
             self.handlers[signal.SIGINT](signal.SIGINT, None)
         self.assertEqual(statuses, [0])
+
+    def test_threads_that_hang(self):
+        """Hold the end up for a while at most: then the process ends with its status."""
+        ended, statuses = threading.Event(), []
+        self.patch(os, "_exit", lambda status: (statuses.append(status), ended.set()))
+        end_soon(3, 0.001)
+        self.assertTrue(ended.wait(30))
+        self.assertEqual(statuses, [3])
 
     def test_hang_up(self):
         """SIGHUP opens files again, of what is started and has any, and ends nothing."""
