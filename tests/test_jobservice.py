@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -19,6 +20,7 @@ from ldmsjob.stats import Stats
 from ldmsjob.testing import EventRecorder, FakeDaemon
 from ldmsjob.turns import Turn
 from ldmsjob.users import Users
+from tests.test_recovery import Life
 
 S = 1_000_000
 
@@ -299,3 +301,18 @@ class UserTests(ServiceCase):
         """Without lookups of its own the service asks in a thread of the reactor."""
         service = JobService(SetRegistry(), Turn(), Clock(), Stats(), "n")
         self.assertEqual(service._users._in_thread.__name__, "deferToThread")
+
+
+class JournalTests(SynchronousTestCase):
+    """What the service has the journal remember."""
+
+    def test_jobs_that_are_gone(self) -> None:
+        """Nothing, or its memory would grow with every job."""
+        life = Life(os.path.join(self.mktemp(), "journal.sqlite"))
+        assert life.journal is not None
+        for job_id in ("1", "2"):
+            life.apply(JobInit(job_id))
+        life.apply(JobExit("1"))
+        self.assertEqual(len(life.journal._known), 2)
+        life.clock.advance(60)
+        self.assertEqual([job.key.job_id for job in life.journal._known], ["2"])
