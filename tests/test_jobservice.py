@@ -310,6 +310,7 @@ class JournalTests(SynchronousTestCase):
         """Nothing, or its memory would grow with every job."""
         life = Life(os.path.join(self.mktemp(), "journal.sqlite"))
         assert life.journal is not None
+        self.addCleanup(life.end)
         for job_id in ("1", "2"):
             life.apply(JobInit(job_id))
         life.apply(JobExit("1"))
