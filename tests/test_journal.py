@@ -242,6 +242,18 @@ class JournalTests(SynchronousTestCase):
             file.seek(100)
             file.write(b"\xff" * 3000)
 
+    def test_damaged_inside(self):
+        """Damage is found at the start, wherever in the tables it is."""
+        for job in range(200):
+            self.run_job(str(job))
+        self.journal.close()
+        with open(self.path, "r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(size // 2 // 4096 * 4096)
+            file.write(b"\xff" * 64)
+        self.begin()
+        self.assertEqual((self.stats.get("damaged"), self.rows()), (1, []))
+
     def test_damaged_while_open(self):
         """The jobs that run are written to the new file."""
         self.accept(JobInit("1", uid=4))

@@ -16,6 +16,11 @@ from ldmsjob.errors import ConfigError
 FORMAT = 1
 """``user_version`` of the file; one with another number is set aside."""
 
+CHECKED_BYTES = 64 << 20
+"""A journal up to this size is looked through when it is opened, which takes a quarter of a second
+at most: rows in a damaged table may be missing without a word. Of a larger one damage shows when it
+is met."""
+
 _APPLICATION = 0x6C646A6D
 """``application_id`` of the file: "ldjm"."""
 
@@ -343,6 +348,13 @@ def _prepare(database: sqlite3.Connection) -> None:
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables:
         _check_format(database)
+        (pages,), (size,) = (
+            database.execute(f"PRAGMA {word}").fetchone() for word in ("page_count", "page_size")
+        )
+        if pages * size <= CHECKED_BYTES:
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise Damaged(" ".join(found.split()))
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
     # Copying the log into the file waits for the disk; a thread does it.
