@@ -330,6 +330,21 @@ class JournalTests(SynchronousTestCase):
         self.run_job("2")
         self.assertEqual((len(self.rows()), self.journal.waiting), (10, 0))
 
+    def test_closed_while_it_waits(self):
+        """The disk is tried once more when the daemon ends."""
+        file = self.journal._file
+        real = file.write
+
+        def write(*_arguments):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        file.write = write
+        self.run_job("1")
+        file.write = real
+        self.journal.close()
+        self.assertEqual((len(self.rows()), self.stats.get("lost")), (5, 0))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_too_much_waits(self):
         """The oldest rows are lost, and counted."""
         self.again(max_waiting=6)

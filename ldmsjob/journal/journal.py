@@ -145,8 +145,13 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Write what waits, and close."""
-        self.commit()
+        """Write what waits, and close. A disk that has refused it is tried once more."""
+        if self._failing and self._rows:
+            if self._retry is not None:
+                self._retry.cancel()
+            self._try_again()
+        else:
+            self.commit()
         for call in (self._retry, self._tidying):
             if call is not None and call.active():
                 call.cancel()
