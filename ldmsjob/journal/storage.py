@@ -317,7 +317,7 @@ def _lock(path: str) -> int:
     except BlockingIOError:
         os.close(fd)
         raise ConfigError(
-            f"another ldmsjob writes the journal beside '{path}'",
+            f"another ldmsjob writes {path.removesuffix('.lock')}",
             rc=16,
             hint="stop it, or give each its own: journal path=…",
         ) from None
