@@ -74,9 +74,9 @@ def recover(jobs: JobService, job_managers: Iterable[JobManagerInstance]) -> Non
     policies = {str(one.name): one.context.policy for one in configured}
     recovered, left_out = jobs.recover(policies)
     if recovered:
-        _log.info("{count} jobs are back from the journal", count=recovered)
+        _log.info("back from the journal: {count} jobs", count=recovered)
     if left_out:
         _log.warn(
-            "{count} jobs of the journal belong to job managers that are not there any more",
+            "left out of the journal, as their job managers are not there any more: {count} jobs",
             count=left_out,
         )
