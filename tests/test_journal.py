@@ -1,6 +1,7 @@
 """The journal: what was accepted is on disk at the end of its turn."""
 
 import os
+import shutil
 import sqlite3
 from contextlib import closing
 
@@ -241,6 +242,17 @@ class JournalTests(SynchronousTestCase):
         with open(self.path, "r+b") as file:
             file.seek(100)
             file.write(b"\xff" * 3000)
+
+    def test_log_of_a_killed_daemon(self):
+        """What stands in the log beside the file is copied into the file at the start."""
+        self.run_job("7")
+        directory = os.path.dirname(self.path)
+        copied = shutil.copytree(directory, f"{directory}.copy")
+        self.path = os.path.join(copied, os.path.basename(self.path))
+        self.begin()
+        alone = sqlite3.connect(f"file:{self.path}?immutable=1", uri=True)  # without the log
+        with closing(alone):
+            self.assertEqual(alone.execute("SELECT count(*) FROM notices").fetchone(), (5,))
 
     def test_damaged_inside(self):
         """Damage is found at the start, wherever in the tables it is."""

@@ -135,6 +135,10 @@ class Journal:
             file, numbers = self._opened()
         self._file = file
         self._job, self._number, self.last_sequence = numbers
+        if file.has_log():
+            # Of a daemon that was killed. Daemons that are killed again and again before they copy
+            # it would leave a log that grows.
+            self._checkpoint()
 
     def _opened(self) -> tuple[JournalFile, tuple[int, int, int]]:
         file = JournalFile(self.path)

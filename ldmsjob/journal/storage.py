@@ -221,6 +221,13 @@ class JournalFile:
                 raise Damaged(str(error)) from error
             raise
 
+    def has_log(self) -> bool:
+        """Whether something stands in the log beside the file."""
+        try:
+            return os.path.getsize(f"{self.path}-wal") > 0
+        except OSError:
+            return False
+
     def used_bytes(self) -> int:
         """Bytes of the file that are in use: what is deleted is used again."""
         pages, free, size = (
