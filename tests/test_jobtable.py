@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -441,6 +442,12 @@ notices = st.one_of(
 )
 
 
+def plain(notice: Notice) -> Notice:
+    """The notice as the C notifier would tell it."""
+    names = {"node", "details"} & set(notice.__struct_fields__)
+    return msgspec.structs.replace(notice, **dict.fromkeys(names))
+
+
 class InvariantTests(SynchronousTestCase):
     """What holds for any notices in any order, lost, repeated or made up."""
 
@@ -510,7 +517,12 @@ class InvariantTests(SynchronousTestCase):
 
     @given(st.lists(notices, max_size=25))
     def test_repetition_changes_nothing(self, story: list[Notice]) -> None:
-        """A story in which each notice is said twice at once gives the events of the story."""
+        """A story in which each notice is said twice at once gives the events of the story.
+
+        It names no nodes and restart counts: with those, what only seems to be repeated may tell of
+        another run, as tests/test_jobtable_stories.py has it.
+        """
+        story = [plain(notice) for notice in story]
         once, twice = JobTable(Stats()), JobTable(Stats())
         single: list[tuple[object, ...]] = []
         double: list[tuple[object, ...]] = []
