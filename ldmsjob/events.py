@@ -79,3 +79,15 @@ class EventsLost(msgspec.Struct, frozen=True, gc=False):
     first_sequence: int
     """Sequence number of the first event that was dropped."""
     last_sequence: int
+
+
+EVENT_WORDS: dict[type[JobEvent], str] = {
+    JobStarted: "job_started",
+    StepStarted: "step_started",
+    TaskStarted: "task_started",
+    TaskEnded: "task_ended",
+    StepEnded: "step_ended",
+    JobEnded: "job_ended",
+    JobSetDeleted: "job_set_deleted",
+}
+"""The kinds of events and their words in tools and docs, in the order of a job's life."""

@@ -12,11 +12,11 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import ConfigError
-from ldmsjob.events import JobEnded, JobSetDeleted, JobStarted, TaskEnded, TaskStarted
+from ldmsjob.events import EVENT_WORDS, JobEnded, JobSetDeleted, JobStarted, TaskEnded, TaskStarted
 from ldmsjob.jobtable import JobTable
 from ldmsjob.journal import journal as journal_module
 from ldmsjob.journal.journal import RETRY_SECONDS, TIDY_SECONDS, Journal
-from ldmsjob.journal.records import EVENT_WORDS, decode_facts, decode_record, encode_record
+from ldmsjob.journal.records import decode_facts, decode_record, encode_record
 from ldmsjob.journal.storage import Damaged, JournalFile
 from ldmsjob.notices import JobExit, JobInit, StepInit, TaskExit, TaskInit
 from ldmsjob.stats import Stats

@@ -12,13 +12,13 @@ from twisted.internet.defer import execute, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ldmsjob.events import JobStarted
+from ldmsjob.events import EVENT_WORDS, JobStarted
 from ldmsjob.facts import JobDetails, Origin
 from ldmsjob.jobs import Job
 from ldmsjob.jobservice import JobService
 from ldmsjob.jobsets import JobSetPolicy
 from ldmsjob.journal.journal import Journal
-from ldmsjob.journal.records import EVENT_WORDS, decode_record
+from ldmsjob.journal.records import decode_record
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.sets.decode import decode_set
 from ldmsjob.sets.registry import SetRegistry

@@ -19,9 +19,10 @@ from rich.console import Console
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from ldmsjob.cli.demo_table import KINDS, Board, LiveView, PlainView
+from ldmsjob.cli.demo_table import Board, LiveView, PlainView
 from ldmsjob.contexts import PluginContext
 from ldmsjob.daemon import Daemon
+from ldmsjob.events import EVENT_WORDS
 from ldmsjob.interpreter import Interpreter
 from ldmsjob.loader import Loader
 from ldmsjob.replay import Notifier, RecordedMessage, recorded_messages
@@ -196,7 +197,7 @@ class Demo:
         lines = Counter(line.partition(":")[0] for line in self.event_file.read_text().splitlines())
         wrong = [
             f"{name}: {board.events[name]} events, expected {expected[name]}"
-            for name in KINDS.values()
+            for name in EVENT_WORDS.values()
             if board.events[name] != expected[name]
         ]
         wrong += [
@@ -215,7 +216,7 @@ class Demo:
             f"{len(ids)} jobs in {len(board.jobs)} attempts, each with a job set of its own.\n"
             f"{sum(board.events.values())} events:"
         )
-        for name in KINDS.values():
+        for name in EVENT_WORDS.values():
             self._print(f"  {name:<16} {board.events[name]:>4}")
         self._print(
             f"{sum(lines.values())} lines in the event file, which was {self.event_file}\n"

@@ -14,10 +14,10 @@ from rich.text import Text
 from zope.interface import implementer
 
 from ldmsjob.events import (
+    EVENT_WORDS,
     EventsLost,
     JobEnded,
     JobEvent,
-    JobSetDeleted,
     JobStarted,
     StepEnded,
     StepStarted,
@@ -26,17 +26,6 @@ from ldmsjob.events import (
 )
 from ldmsjob.facts import JobKey
 from ldmsjob.interfaces import IJob, IJobSubscriber
-
-KINDS: dict[type[JobEvent], str] = {
-    JobStarted: "job_started",
-    StepStarted: "step_started",
-    TaskStarted: "task_started",
-    TaskEnded: "task_ended",
-    StepEnded: "step_ended",
-    JobEnded: "job_ended",
-    JobSetDeleted: "job_set_deleted",
-}
-"""The kinds of events and their names, in the order of a job's life."""
 
 _COLOURS = {"started": "green", "ended": "yellow", "deleted": "magenta"}
 _MIN_ROWS = 4
@@ -97,7 +86,7 @@ class Board:
 
     def note(self, event: Any) -> None:
         """An event of any kind."""
-        self.events[KINDS[type(event)]] += 1
+        self.events[EVENT_WORDS[type(event)]] += 1
         self.jobs.setdefault(event.key, event.job)
         self.recent.append(event)
         self.changed(event)
@@ -145,7 +134,7 @@ class PlainView:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self, event: JobEvent) -> None:
-        name = KINDS[type(event)]
+        name = EVENT_WORDS[type(event)]
         self._print(f"  {job_name(event.key):<12} {name:<15} {describe(event)}")
 
     def caption(self, text: str) -> None:
@@ -201,7 +190,7 @@ class LiveView:
             table.add_row(*(Text(cell) for cell in job_row(job)), style=style)
         lines = Text(no_wrap=True, overflow="ellipsis")
         for event in list(board.recent)[-rows:]:
-            name = KINDS[type(event)]
+            name = EVENT_WORDS[type(event)]
             lines.append(f"{job_name(event.key):<12} ")
             lines.append(f"{name:<16}", style=_COLOURS[name.rpartition("_")[2]])
             lines.append(f"{describe(event)}\n")

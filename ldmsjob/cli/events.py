@@ -22,8 +22,8 @@ from ldmsjob.cli.past import (
     print_json,
 )
 from ldmsjob.errors import ConfigError
+from ldmsjob.events import EVENT_WORDS
 from ldmsjob.journal.history import EventEntry, History
-from ldmsjob.journal.records import EVENT_WORDS
 
 FOLLOW_SECONDS = 0.2
 """How often the journal is looked at."""

@@ -12,10 +12,8 @@ from typing import Any
 import msgspec
 
 from ldmsjob.events import (
-    JobEnded,
+    EVENT_WORDS,
     JobEvent,
-    JobSetDeleted,
-    JobStarted,
     StepEnded,
     StepStarted,
     TaskEnded,
@@ -33,17 +31,6 @@ _NOTICES: dict[str, type[Any]] = {
     "exit": JobExit,
 }
 _NOTICE_WORDS = {kind: word for word, kind in _NOTICES.items()}
-
-EVENT_WORDS: dict[type[JobEvent], str] = {
-    JobStarted: "job_started",
-    StepStarted: "step_started",
-    TaskStarted: "task_started",
-    TaskEnded: "task_ended",
-    StepEnded: "step_ended",
-    JobEnded: "job_ended",
-    JobSetDeleted: "job_set_deleted",
-}
-"""The words for events, as everywhere in tools and docs."""
 
 _DETAILS = {TaskStarted: "task", TaskEnded: "task", StepStarted: "step", StepEnded: "step"}
 

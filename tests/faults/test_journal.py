@@ -23,11 +23,10 @@ from zope.interface import implementer
 
 import ldmsjob
 from ldmsjob.connecting import find_transport
-from ldmsjob.events import JobEvent
+from ldmsjob.events import EVENT_WORDS, JobEvent
 from ldmsjob.interfaces import ILink, ILinkSite, LinkSettings
 from ldmsjob.jobmgr.slurm import SlurmJobManager
 from ldmsjob.journal.history import History
-from ldmsjob.journal.records import EVENT_WORDS
 from ldmsjob.testing import EventRecorder, FakeDaemon, FakeJobManagerContext
 from ldmsjob.wire.events import JSON, CreditReturned, Publish
 from tests.real import require_real
