@@ -39,13 +39,23 @@ _NO_VALUE = 0xFFFF_FFFE
 # everything but uid, gid and the ids that count from 0.
 
 
-class _JobInitData(msgspec.Struct, gc=False):
+class _Data(msgspec.Struct, kw_only=True, gc=False):
     job_id: _JobId
+
+
+class _Owned(_Data, kw_only=True, gc=False):
+    """Of what opens a job: whose it is and how large."""
+
     uid: _Unsigned | None = None
     gid: _Unsigned | None = None
     nnodes: _Natural | None = None
     total_tasks: _Natural | None = None
     local_tasks: _Natural | None = None
+
+
+class _Described(_Owned, kw_only=True, gc=False):
+    """And who it is, which our notifier tells in full."""
+
     job_user: str | None = None
     job_name: str | None = None
     node: _Node | None = None
@@ -58,45 +68,22 @@ class _JobInitData(msgspec.Struct, gc=False):
     account: str | None = None
 
 
-class _StepInitData(msgspec.Struct, gc=False):
-    job_id: _JobId
+class _StepInitData(_Described, kw_only=True, gc=False):
     step_id: _Unsigned | None = None
     nodeid: _Unsigned | None = None
-    job_user: str | None = None
-    job_name: str | None = None
     subscriber_data: msgspec.Raw = msgspec.Raw()
     """Whatever the user put into his environment; looked into only when it holds anything."""
-    uid: _Unsigned | None = None
-    gid: _Unsigned | None = None
-    nnodes: _Natural | None = None
-    total_tasks: _Natural | None = None
-    local_tasks: _Natural | None = None
-    node: _Node | None = None
-    array_job_id: _Unsigned | None = None
-    array_task_id: _Unsigned | None = None
-    het_job_id: _Unsigned | None = None
-    het_job_offset: _Unsigned | None = None
-    restart_count: _Unsigned | None = None
-    partition: str | None = None
-    account: str | None = None
 
 
-class _TaskInitData(msgspec.Struct, gc=False):
-    job_id: _JobId
+class _TaskInitData(_Owned, kw_only=True, gc=False):
     task_id: _Unsigned
     step_id: _Unsigned | None = None
     nodeid: _Unsigned | None = None
     task_pid: _Pid | None = None
     task_global_id: _Unsigned | None = None
-    uid: _Unsigned | None = None
-    gid: _Unsigned | None = None
-    nnodes: _Natural | None = None
-    total_tasks: _Natural | None = None
-    local_tasks: _Natural | None = None
 
 
-class _TaskExitData(msgspec.Struct, gc=False):
-    job_id: _JobId
+class _TaskExitData(_Data, kw_only=True, gc=False):
     task_id: _Unsigned
     task_exit_status: _Unsigned
     step_id: _Unsigned | None = None
@@ -104,52 +91,43 @@ class _TaskExitData(msgspec.Struct, gc=False):
     task_pid: _Pid | None = None
 
 
-class _StepExitData(msgspec.Struct, gc=False):
-    job_id: _JobId
+class _StepExitData(_Data, kw_only=True, gc=False):
     step_id: _Unsigned | None = None
     nodeid: _Unsigned | None = None
 
 
-class _JobExitData(msgspec.Struct, gc=False):
-    job_id: _JobId
+class _JobExitData(_Data, kw_only=True, gc=False):
     node: _Node | None = None
     job_exit_status: _Unsigned | None = None
 
 
-class _JobInit(msgspec.Struct, tag_field="event", tag="init", gc=False):
-    data: _JobInitData
+class _Message(msgspec.Struct, tag_field="event", kw_only=True, gc=False):
     timestamp: _Natural | None = None
     timestamp_ns: _Nanoseconds | None = None
 
 
-class _StepInit(msgspec.Struct, tag_field="event", tag="step_init", gc=False):
+class _JobInit(_Message, tag="init", kw_only=True, gc=False):
+    data: _Described
+
+
+class _StepInit(_Message, tag="step_init", kw_only=True, gc=False):
     data: _StepInitData
-    timestamp: _Natural | None = None
-    timestamp_ns: _Nanoseconds | None = None
 
 
-class _TaskInit(msgspec.Struct, tag_field="event", tag="task_init_priv", gc=False):
+class _TaskInit(_Message, tag="task_init_priv", kw_only=True, gc=False):
     data: _TaskInitData
-    timestamp: _Natural | None = None
-    timestamp_ns: _Nanoseconds | None = None
 
 
-class _TaskExit(msgspec.Struct, tag_field="event", tag="task_exit", gc=False):
+class _TaskExit(_Message, tag="task_exit", kw_only=True, gc=False):
     data: _TaskExitData
-    timestamp: _Natural | None = None
-    timestamp_ns: _Nanoseconds | None = None
 
 
-class _StepExit(msgspec.Struct, tag_field="event", tag="step_exit", gc=False):
+class _StepExit(_Message, tag="step_exit", kw_only=True, gc=False):
     data: _StepExitData
-    timestamp: _Natural | None = None
-    timestamp_ns: _Nanoseconds | None = None
 
 
-class _JobExit(msgspec.Struct, tag_field="event", tag="exit", gc=False):
+class _JobExit(_Message, tag="exit", kw_only=True, gc=False):
     data: _JobExitData
-    timestamp: _Natural | None = None
-    timestamp_ns: _Nanoseconds | None = None
 
 
 class _SubscriberData(msgspec.Struct):
@@ -189,7 +167,7 @@ def _count(number: int | None) -> int | None:
     return number if number < _NO_VALUE else None
 
 
-def _details(data: _JobInitData | _StepInitData) -> JobDetails | None:
+def _details(data: _Described) -> JobDetails | None:
     """What places the job in Slurm. The notifier of Slurm tells none of it."""
     if (
         data.restart_count is None
