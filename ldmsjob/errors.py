@@ -11,6 +11,9 @@ PLUGIN_FAULTS = (Exception, SystemExit)
 """What a call into a plugin may raise to its own harm only. ``sys.exit()``, which libraries for
 command lines call, must not end the daemon from there."""
 
+CANNOT_LISTEN = 7
+"""``ConfigError.rc`` when a listener cannot be opened: the C daemon's exit status then."""
+
 
 class LdmsJobError(Exception):
     """Base of all the errors below."""

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from twisted.application.service import IService, Service
 from twisted.internet.error import CannotListenError
 
-from ldmsjob.errors import ConfigError
+from ldmsjob.errors import CANNOT_LISTEN, ConfigError
 from ldmsjob.interfaces import ITransport
 from ldmsjob.links import ListenerSite
 from ldmsjob.services import ServiceGroup
-
-CANNOT_LISTEN = 7
-"""Exit status when a listener cannot be opened, as in C."""
 
 LISTEN_ATTRIBUTES = ("port", "host", "path", "auth", "quota", "rx_rate")
 """What `listen` accepts for every transport; which have a ``path`` instead of ``port`` and ``host``

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from ldmsjob.errors import ConfigError
+from ldmsjob.errors import CANNOT_LISTEN, ConfigError
 from ldmsjob.metrics import Family, buckets, families
 from ldmsjob.stats import Histogram
 
@@ -31,9 +31,6 @@ slowly."""
 
 IDLE_SECONDS = 30
 """A connection that asks nothing for so long is closed."""
-
-CANNOT_LISTEN = 7
-"""Exit status when the listener cannot be opened."""
 
 
 class Collector:

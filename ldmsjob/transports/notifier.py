@@ -20,7 +20,7 @@ from twisted.logger import LogLevel
 from twisted.python.filepath import FilePath
 from zope.interface import implementer
 
-from ldmsjob.errors import ConfigError, PublishError
+from ldmsjob.errors import CANNOT_LISTEN, ConfigError, PublishError
 from ldmsjob.interfaces import IAuthenticator, ILinkSite, IListener, ITransport, LinkSettings
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.transports.acceptor import BACKLOG, Acceptor
@@ -30,7 +30,6 @@ from ldmsjob.transports.notifier_links import NotifierLink
 from ldmsjob.transports.streams import admission_of
 from ldmsjob.transports.unixsocket import (
     MAX_PATH_BYTES,
-    RC_LISTEN_FAILED,
     bound_socket,
     in_use,
     peer_process,
@@ -172,7 +171,7 @@ class NotifierListener(Service):
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
             raise ConfigError(
                 f"the directory '{directory}' is not accessible to the daemon's user",
-                rc=RC_LISTEN_FAILED,
+                rc=CANNOT_LISTEN,
                 hint=f"give it to that user: chown {os.geteuid()} {directory}",
             )
         self._start_watching(directory)
@@ -319,5 +318,5 @@ def lock(path: str) -> int:
     except BlockingIOError:
         raise in_use(path, "notifier") from None
     except OSError as error:
-        raise ConfigError(f"'{name}': {error.strerror}", rc=RC_LISTEN_FAILED) from None
+        raise ConfigError(f"'{name}': {error.strerror}", rc=CANNOT_LISTEN) from None
     return file

@@ -13,13 +13,12 @@ from twisted.internet.error import DNSLookupError
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ldmsjob.errors import ConfigError
+from ldmsjob.errors import CANNOT_LISTEN, ConfigError
 from ldmsjob.interfaces import IAuthenticator, ILinkSite, ITransport, LinkSettings
 from ldmsjob.transports.acceptor import BACKLOG
 from ldmsjob.transports.plainstream import PlainStream
 from ldmsjob.transports.streams import (
     CONNECT_SECONDS,
-    RC_LISTEN_FAILED,
     Accepting,
     LinkFactory,
     Remote,
@@ -176,7 +175,7 @@ class SockTransport(StreamTransport):
                 reason = error.strerror or str(error)
                 raise ConfigError(
                     f"cannot listen on {self.name} {host or '*'}:{port}: {reason}",
-                    rc=RC_LISTEN_FAILED,
+                    rc=CANNOT_LISTEN,
                     hint=_listen_hint(error, port),
                 ) from None
             real_port = bound.getsockname()[1]

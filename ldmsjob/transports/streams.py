@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10.0
 
-RC_LISTEN_FAILED = 7
-"""The C daemon's exit status when it cannot listen."""
-
 
 @dataclass(frozen=True)
 class Remote:

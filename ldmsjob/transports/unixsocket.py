@@ -8,10 +8,7 @@ import stat
 import struct
 from typing import NamedTuple
 
-from ldmsjob.errors import ConfigError
-
-RC_LISTEN_FAILED = 7
-"""The C daemon's exit status when it cannot listen."""
+from ldmsjob.errors import CANNOT_LISTEN, ConfigError
 
 MAX_PATH_BYTES = 107
 """What the system takes."""
@@ -53,14 +50,14 @@ def prepare_directory(path: str, mode: int) -> None:
         pass
     except OSError as error:
         raise ConfigError(
-            f"the directory '{path}' cannot be made: {error.strerror}", rc=RC_LISTEN_FAILED
+            f"the directory '{path}' cannot be made: {error.strerror}", rc=CANNOT_LISTEN
         ) from None
     try:
         found = os.stat(path)
     except OSError as error:
-        raise ConfigError(f"'{path}': {error.strerror}", rc=RC_LISTEN_FAILED) from None
+        raise ConfigError(f"'{path}': {error.strerror}", rc=CANNOT_LISTEN) from None
     if not stat.S_ISDIR(found.st_mode):
-        raise ConfigError(f"'{path}' is no directory", rc=RC_LISTEN_FAILED)
+        raise ConfigError(f"'{path}' is no directory", rc=CANNOT_LISTEN)
     if found.st_uid not in (0, os.geteuid()):
         problem, hint = f"belongs to uid {found.st_uid}", f"chown {os.geteuid()} {path}"
     elif found.st_mode & 0o022:
@@ -69,7 +66,7 @@ def prepare_directory(path: str, mode: int) -> None:
             hint = "such as /tmp is for everybody; choose one that is for the socket alone"
     else:
         return
-    raise ConfigError(f"the directory '{path}' {problem}", rc=RC_LISTEN_FAILED, hint=hint)
+    raise ConfigError(f"the directory '{path}' {problem}", rc=CANNOT_LISTEN, hint=hint)
 
 
 def bound_socket(path: str, xprt: str, mode: int = 0o600) -> socket.socket:
@@ -80,7 +77,7 @@ def bound_socket(path: str, xprt: str, mode: int = 0o600) -> socket.socket:
     """
     problem = path_problem(path)
     if problem:
-        raise ConfigError(f"cannot listen on {xprt} {path}: {problem}", rc=RC_LISTEN_FAILED)
+        raise ConfigError(f"cannot listen on {xprt} {path}: {problem}", rc=CANNOT_LISTEN)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         _remove_stale(path, xprt)
@@ -93,7 +90,7 @@ def bound_socket(path: str, xprt: str, mode: int = 0o600) -> socket.socket:
     except OSError as error:
         made.close()
         raise ConfigError(
-            f"cannot listen on {xprt} {path}: {error.strerror}", rc=RC_LISTEN_FAILED
+            f"cannot listen on {xprt} {path}: {error.strerror}", rc=CANNOT_LISTEN
         ) from None
     except BaseException:
         made.close()
@@ -108,7 +105,7 @@ def _remove_stale(path: str, xprt: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise ConfigError(f"'{path}' is there, and no socket", rc=RC_LISTEN_FAILED)
+        raise ConfigError(f"'{path}' is there, and no socket", rc=CANNOT_LISTEN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(path)
@@ -126,6 +123,6 @@ def in_use(path: str, xprt: str) -> ConfigError:
     """What to say of a path at which another daemon listens."""
     return ConfigError(
         f"cannot listen on {xprt} {path}: another daemon listens there",
-        rc=RC_LISTEN_FAILED,
+        rc=CANNOT_LISTEN,
         hint=f"see it with `ss -xlp src {path}`",
     )
