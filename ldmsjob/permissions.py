@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 ROOT = 0
 """The uid that may do everything."""
 
+MAX_ID = 0xFFFF_FFFE
+"""The highest uid or gid there is; the one above it stands for none."""
+
 READ, WRITE, EXECUTE = 0o444, 0o222, 0o111
 """Access masks: what is wanted, in the places of owner, group and others. Sets and messages are
 read; commands are executed."""

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from ldmsjob.errors import ConfigError
 from ldmsjob.facts import JobFacts
+from ldmsjob.permissions import MAX_ID
 
 CACHE_SIZE = 1024
 """Answers that are kept; of more, the oldest go."""
@@ -27,8 +28,6 @@ FAILED_SECONDS = 60.0
 MAX_THREADS = 4
 """Lookups under way at once. A directory server that hangs must not take all threads that the
 daemon has, which authentication needs, too."""
-
-MAX_UID = 2**32 - 2
 
 _Question = tuple[Callable[[Any], Any], int | str]
 
@@ -72,7 +71,7 @@ def parse_uids(
         else:
             ids = ids_of(name) if name else None
             uid = None if ids is None else ids[0]
-        if uid is None or uid > MAX_UID:
+        if uid is None or uid > MAX_ID:
             raise ConfigError(
                 f"{attribute}={text}: there is no user '{name}'",
                 hint="give user names or uids with commas between them",

@@ -9,7 +9,8 @@ from zope.interface.verify import verifyObject
 
 from ldmsjob.errors import AuthFailed, ConfigError
 from ldmsjob.interfaces import AuthStep, IAuthentication, IAuthenticator
-from ldmsjob.transports.auth_naive import MAX_ID, NaiveAuthenticator
+from ldmsjob.permissions import MAX_ID
+from ldmsjob.transports.auth_naive import NaiveAuthenticator
 from ldmsjob.wire.events import Credential
 from tests.authentications import answers, begin, converse
 

@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from ldmsjob.errors import AuthFailed, ConfigError
 from ldmsjob.interfaces import AuthStep, IAuthentication, IAuthenticator
+from ldmsjob.permissions import MAX_ID
 from ldmsjob.wire.events import Credential
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 NOBODY = 65534
 """What is claimed by default, as with the C library."""
-
-MAX_ID = 0xFFFF_FFFE
-"""The highest id there is; the one above it stands for none."""
 
 _CLAIM = struct.Struct(">II")
 

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ldmsjob.errors import ConfigError
+from ldmsjob.permissions import MAX_ID
 from ldmsjob.wire.events import Credential
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -32,8 +33,6 @@ MAX_SHOWN = 100
 
 ANYBODY = "*"
 """What stands for every verified name that is not listed."""
-
-MAX_ID = 0xFFFFFFFE
 
 
 def read_trusted(attribute: str, path: str, *, secret: bool = False) -> bytes:
