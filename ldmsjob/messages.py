@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from ldmsjob.clocks import wall_clock_us
 from ldmsjob.ere import Ere, EreError, size_of
 from ldmsjob.errors import PLUGIN_FAULTS, ChannelTaken, ConfigError, PublishError
 from ldmsjob.heldcredit import PAUSE_BYTES, Held, HeldCredit
@@ -94,7 +95,7 @@ class MessageHub:
         turn: Turn,
         *,
         now: Callable[[], float] = time.monotonic,
-        wall_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        wall_clock_us: Callable[[], int] = wall_clock_us,
         own_uid: int | None = None,
         limits: Limits | None = None,
         pause_bytes: int = PAUSE_BYTES,

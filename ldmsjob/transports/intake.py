@@ -8,7 +8,6 @@ else goes on; the notifiers' links are not read meanwhile.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
+from ldmsjob.clocks import wall_clock_us
 from ldmsjob.interfaces import ILinkSite, LinkSettings
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.transports.notifier_lines import Batch, LineBook, MessageMaker
@@ -53,7 +53,7 @@ class Intake:
         settings: LinkSettings,
         *,
         piece_bytes: int = PIECE_BYTES,
-        wall_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        wall_clock_us: Callable[[], int] = wall_clock_us,
     ) -> None:
         self.site = site
         self.links: dict[NotifierLink, None] = {}

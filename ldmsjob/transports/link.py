@@ -7,7 +7,6 @@ conversation, and tells an ``ILinkSite`` what happens. It knows nothing of socke
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ldmsjob.clocks import wall_clock_us
 from ldmsjob.errors import AuthFailed, HandshakeTimeout, PeerError
 from ldmsjob.interfaces import (
     SILENT,
@@ -113,7 +113,7 @@ class LinkProtocol(Protocol):
         endpoint: int = 0,
         opened: Deferred[ILink] | None = None,
         place: IPlace | None = None,
-        wall_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        wall_clock_us: Callable[[], int] = wall_clock_us,
         close_seconds: float = CLOSE_SECONDS,
     ) -> None:
         self.peer_address = peer_address
