@@ -85,9 +85,16 @@ class Damaged(Exception):
     """The file is no journal, or is not whole."""
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file itself is at fault, and not the disk or the directory that it is in."""
-    return type(error) is sqlite3.DatabaseError or isinstance(error, sqlite3.IntegrityError)
+@contextmanager
+def _telling_damage() -> Iterator[None]:
+    """Raise ``Damaged`` for an error of which the file itself is at fault, and not the disk or the
+    directory that it is in."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if type(error) is sqlite3.DatabaseError or isinstance(error, sqlite3.IntegrityError):
+            raise Damaged(str(error)) from error
+        raise
 
 
 class JournalFile:
@@ -151,12 +158,8 @@ class JournalFile:
 
     def notices(self, ended_after_us: int) -> Iterator[tuple[int, int, bytes]]:
         """``(job, received_us, record)`` of the notices of these jobs, in order."""
-        try:
+        with _telling_damage():
             yield from self._database.execute(_NOTICES_OF_JOBS, (ended_after_us, ended_after_us))
-        except sqlite3.Error as error:
-            if _is_damage(error):
-                raise Damaged(str(error)) from error
-            raise
 
     def write(
         self,
@@ -206,7 +209,7 @@ class JournalFile:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         database = self._database
-        try:
+        with _telling_damage():
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
@@ -216,10 +219,6 @@ class JournalFile:
                     if database.in_transaction:
                         database.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
-            if _is_damage(error):
-                raise Damaged(str(error)) from error
-            raise
 
     def has_log(self) -> bool:
         """Whether something stands in the log beside the file."""
@@ -237,12 +236,8 @@ class JournalFile:
         return int((pages - free) * size)
 
     def _all(self, query: str, *values: Any) -> list[Any]:
-        try:
+        with _telling_damage():
             return self._database.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            if _is_damage(error):
-                raise Damaged(str(error)) from error
-            raise
 
 
 def open_for_reading(path: str) -> sqlite3.Connection:
@@ -339,12 +334,8 @@ def _open(path: str) -> sqlite3.Connection:
     os.close(made)
     database = sqlite3.connect(path, isolation_level=None, timeout=1)
     try:
-        try:
+        with _telling_damage():
             _prepare(database)
-        except sqlite3.Error as error:
-            if _is_damage(error):
-                raise Damaged(str(error)) from error
-            raise
     except BaseException:
         database.close()
         raise
