@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -234,9 +235,7 @@ class Journal:
                 self._changed[job] = its
             rows.append((number, its.number, received_us, sequence, record))
         self._number = number
-        if not self._due:
-            self._due = True
-            self._turn.at_end(self.commit, first=True)
+        self._commit_soon()
 
     def described(self, job: Job) -> None:
         """Keep what was looked up about a job that is not forgotten."""
@@ -270,15 +269,11 @@ class Journal:
 
     def kept(self, owner: str) -> Mapping[str, int]:
         """What that owner keeps; nothing when that cannot be read."""
-        if self._file is None:
-            return {}
-        try:
-            return self._file.kept(owner)
-        except Damaged as error:
-            self._replace(error)
-        except _DISK_FAULTS as error:
-            self._fails(error)
-        return {}
+        found: dict[str, int] = {}
+        if self._file is not None:
+            with self._surviving():
+                found = self._file.kept(owner)
+        return found
 
     def _commit_soon(self) -> None:
         if not self._due:
@@ -291,12 +286,8 @@ class Journal:
         if self._file is None or self._failing:
             self._trim()
             return
-        try:
+        with self._surviving():
             self._write(self._file)
-        except Damaged as error:
-            self._replace(error)
-        except _DISK_FAULTS as error:
-            self._fails(error)
 
     def _write(self, file: JournalFile) -> None:
         if not (self._rows or self._changed or self._kept):
@@ -314,6 +305,16 @@ class Journal:
             self._checkpoint()
 
     # When the disk fails
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Do something with the file; what it does wrong ends the block, and is seen to."""
+        try:
+            yield
+        except Damaged as error:
+            self._replace(error)
+        except _DISK_FAULTS as error:
+            self._fails(error)
 
     def _fails(self, error: Exception) -> None:
         """Go on in memory, and try again by and by."""
@@ -343,9 +344,7 @@ class Journal:
             self._write(self._file)
         except Damaged as error:
             self._replace(error)
-        except ConfigError as error:
-            self._fails(error)
-        except _DISK_FAULTS as error:
+        except (*_DISK_FAULTS, ConfigError) as error:
             self._fails(error)
         else:
             self._failing = False
@@ -424,14 +423,10 @@ class Journal:
         delay = TIDY_SECONDS
         self.commit()
         if self._file is not None and not self._failing:
-            try:
+            with self._surviving():
                 self._file.check_place()
                 if self._prune(self._file):
                     delay = _PRUNE_SECONDS
-            except Damaged as error:
-                self._replace(error)
-            except _DISK_FAULTS as error:
-                self._fails(error)
         if self._unchecked and not self._checkpointing:
             self._checkpoint()
         self._tidying = self._clock.callLater(delay, self._tidy)
@@ -468,12 +463,8 @@ class Journal:
         if self._file is None:
             return []
         found: dict[int, StoredJob] = {}
-        try:
+        with self._surviving():
             read_jobs(self._file, ended_after_us, found, self._unreadable)
-        except Damaged as error:
-            self._replace(error)
-        except _DISK_FAULTS as error:
-            self._fails(error)
         return list(found.values())
 
     def _unreadable(self, what: str, error: Exception) -> None:
@@ -488,9 +479,5 @@ class Journal:
         """Nobody will tell of that job any more: it counts as ended with its last notice."""
         if self._file is not None and stored.known.ended_us is None:
             last_us = stored.notices[-1][0] if stored.notices else stored.start_us
-            try:
+            with self._surviving():
                 self._file.end_job(stored.known.number, last_us, self._number)
-            except Damaged as error:
-                self._replace(error)
-            except _DISK_FAULTS as error:
-                self._fails(error)
