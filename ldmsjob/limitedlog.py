@@ -13,6 +13,11 @@ MAX_REASONS = 256
 """Reasons remembered at once; beyond it those that may be logged again are forgotten."""
 
 
+def harmless(text: str) -> str:
+    """A text of somebody else's for a log line: it can neither forge lines nor steer a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 class LimitedLog:
     """Writes at most one line per reason in a span of time, and says how many it kept back.
 

@@ -26,7 +26,7 @@ from ldmsjob.jobmgr.slurm_messages import (
     reason_of,
     repair,
 )
-from ldmsjob.limitedlog import LimitedLog
+from ldmsjob.limitedlog import LimitedLog, harmless
 from ldmsjob.wire.events import JSON, Message
 
 DEFAULT_CHANNEL = "slurm"
@@ -126,8 +126,7 @@ class SlurmJobManager:
             reason,
             "message on channel {channel} dropped: {detail}",
             channel=self._channel,
-            # May quote the message: that must neither fill the log nor forge lines in it.
-            detail="".join(c if c.isprintable() else "?" for c in detail[:200]),
+            detail=harmless(detail[:200]),  # May quote the message.
         )
 
     def _expect(self, state: str, verb: str) -> None:

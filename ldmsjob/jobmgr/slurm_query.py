@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from ldmsjob.facts import JobDetails
 from ldmsjob.interfaces import IStats
+from ldmsjob.limitedlog import harmless
 
 DEADLINE_SECONDS = 10.0
 MAX_OUTPUT_BYTES = 8 << 20
@@ -292,7 +293,7 @@ class _Command(ProcessProtocol):
 
 def _first_line(errors: bytes) -> str:
     for line in errors.decode("utf-8", "replace").splitlines():
-        text = "".join(c if c.isprintable() else "?" for c in line.strip())
+        text = harmless(line.strip())
         if text:
             return text[:200]
     return ""

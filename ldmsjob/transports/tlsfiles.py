@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ldmsjob.errors import ConfigError
+from ldmsjob.limitedlog import harmless
 from ldmsjob.permissions import MAX_ID
 from ldmsjob.wire.events import Credential
 
@@ -153,7 +154,7 @@ def shown(certificate: x509.Certificate) -> str:
         text = ", ".join(names) or certificate.subject.rfc4514_string() or "without a name"
     except ValueError:
         text = "without a name that can be read"
-    text = "".join(one if one.isprintable() else "?" for one in text)
+    text = harmless(text)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
