@@ -194,7 +194,7 @@ def exchange(side: Side, name: str, count: int, subscribers: int, rate: int = 0)
                         position, offset = position + 1, 0
                         if position == len(pieces):
                             selector.modify(publisher.link, read)
-        cpu = daemon.cpu_seconds() - cpu
+        cpu = daemon.cpu_seconds_when_idle() - cpu
         for one in many:
             one.check(count)
         publisher.check(frames)

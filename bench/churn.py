@@ -145,7 +145,7 @@ def churn(side: Side, name: str, jobs: int, clients: int, *, nodelay: bool = Tru
                 working -= not key.data()
         seconds = time.perf_counter() - begin
         events.wait(jobs * sum(LINES))
-        cpu = daemon.cpu_seconds() - cpu
+        cpu = daemon.cpu_seconds_when_idle() - cpu
         check_lines(events.close(), jobs)
     credit = b"".join(part for client in many for part in client.credit)
     check_credit(credit, [credit_of(frame) for frame in frames])

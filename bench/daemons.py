@@ -46,6 +46,12 @@ producer=node-1 file={events}
 """
 )
 
+IDLE_SHARE = 0.005
+"""Of a processor's time: a daemon that uses no more is idle."""
+
+idle_seconds = 1.0
+"""How long it has to be so."""
+
 pinned = False
 """Whether each daemon has the first processor for itself, and this process the others."""
 
@@ -63,6 +69,8 @@ class Daemon:
         self.events = directory / "events.log"
         self.port = 0
         self.output = directory / "output"
+        self.start_seconds = 0.0
+        """From before it was started until it listened, to the millisecond."""
         self.began = time.perf_counter()
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -75,13 +83,18 @@ class Daemon:
                 preexec_fn=_in_the_child,  # noqa: PLW1509 it calls nothing that locks
             )
 
-    def wait_until_listening(self) -> float:
-        """Seconds since the start. Raises ``RuntimeError`` with what it said when it does not."""
-        while not listens(self.port):
-            if self.process.poll() is not None or time.perf_counter() - self.began > START_SECONDS:
-                raise RuntimeError(f"the daemon does not listen:\n{self.complaints()}")
+    def wait_for(self, condition: Callable[[], bool], otherwise: str) -> None:
+        """Until it is so. Raises ``RuntimeError`` when it does not become so."""
+        deadline = time.monotonic() + START_SECONDS
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{otherwise}\n{self.complaints()}")
             time.sleep(0.001)
-        return time.perf_counter() - self.began
+
+    def wait_until_listening(self) -> None:
+        """Sets ``start_seconds``. Raises ``RuntimeError`` when it does not listen."""
+        self.wait_for(lambda: listens(self.port), "the daemon does not listen")
+        self.start_seconds = time.perf_counter() - self.began
 
     def complaints(self) -> str:
         """What it printed and logged."""
@@ -89,8 +102,21 @@ class Daemon:
         return "\n".join(file.read_text(errors="replace") for file in files if file.exists())
 
     def cpu_seconds(self) -> float:
-        """User and system time of all its threads so far, those that have ended included."""
+        """User and system time of all its threads so far, those that have ended included. Of a
+        thread that runs just now, what it used since the last tick of the clock is left out."""
         return time.clock_gettime((~self.process.pid << 3) | _CPUCLOCK_SCHED)
+
+    def cpu_seconds_when_idle(self) -> float:
+        """The same when it has done what it had put off, such as the rest of the journal."""
+        deadline = time.monotonic() + STALL_SECONDS
+        before = self.cpu_seconds()
+        while time.monotonic() < deadline:
+            time.sleep(idle_seconds)
+            now = self.cpu_seconds()
+            if now - before <= IDLE_SHARE * idle_seconds:
+                return now
+            before = now
+        raise RuntimeError(f"stalled: the daemon is not idle within {STALL_SECONDS:g} s")
 
     def resident_bytes(self) -> int:
         """Memory that is resident now."""
@@ -129,12 +155,10 @@ class Side:
         configuration: str = JOB_MANAGER,
         *,
         memory: str = C_MEMORY,
-        prepared: Callable[[], None] = lambda: None,
     ) -> Iterator[Daemon]:
         """A daemon that listens; ended, and its directory removed, behind the block.
 
-        ``configuration`` may name ``{port}`` and ``{events}``. ``prepared`` is called when all is
-        written and nothing is started yet.
+        ``configuration`` may name ``{port}`` and ``{events}``.
         """
         with tempfile.TemporaryDirectory(prefix="ldmsjob-bench.") as name:
             directory = Path(name)
@@ -143,7 +167,6 @@ class Side:
             if self.prefix is None and not self.journal:
                 text = "journal enabled=false\n" + text
             (directory / "ldmsd.conf").write_text(text)
-            prepared()
             daemon = Daemon(*self._command(directory, memory), directory)
             daemon.port = port
             try:

@@ -8,10 +8,13 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from daemons import STALL_SECONDS, Daemon
 
 from ldmsjob.replay import recorded_messages
+
+T = TypeVar("T")
 
 FIRST_JOB = 100_000
 WRITES_A_LINE = (True, False, True, True, True)
@@ -63,9 +66,9 @@ def job_payloads(count: int, *, tasks: int = 1, first_job: int = FIRST_JOB) -> l
     return jobs
 
 
-def interleaved(jobs: Sequence[Sequence[bytes]], live: int) -> Iterator[bytes]:
-    """The jobs' messages with ``live`` jobs running at once: all first messages of a group of
-    jobs, then all second ones, and so on."""
+def interleaved(jobs: Sequence[Sequence[T]], live: int) -> Iterator[T]:
+    """The jobs' messages, or what else there is one of for each of them, with ``live`` jobs running
+    at once: all first messages of a group of jobs, then all second ones, and so on."""
     for start in range(0, len(jobs), live):
         group = jobs[start : start + live]
         for position in range(len(group[0])):
@@ -77,6 +80,8 @@ class EventFile:
     """The end of a daemon's event file as it grows."""
 
     def __init__(self, daemon: Daemon) -> None:
+        # A daemon may listen for a moment before it has begun the file.
+        daemon.wait_for(daemon.events.exists, "no event file")
         self._file = os.open(daemon.events, os.O_RDONLY)
         self._parts: list[bytes] = []
         self.lines = 0

@@ -4,12 +4,11 @@ Needs Slurm, which it starts itself on the loopback interface; says so and does 
 Columns with C programs are there when LDMS_PREFIX, or for a C daemon with a job manager
 LDMS_JOBMGR_PREFIX, names a build.
 
-Usage: python bench/notifier.py [--rounds N] [--runs N] [--size small] [--output FILE]
+Usage: python bench/notifier.py [--rounds N] [--size small] [--output FILE]
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shlex
@@ -23,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import SkipTest
 
-from common import report
+from daemons import c_environment, c_prefix, listens
+from rounds import C, Rounds, Row, arguments, report
 
 from tests.slurm.cluster import Cluster, end_with_us, free_ports, require_slurm, stop, wait_until
 from tests.slurm.labdaemon import SOURCE, LabDaemon
@@ -35,9 +35,10 @@ from tests.slurm.notifiers import (
     our_plugin,
 )
 
-SIZES = {"full": (8, 8), "small": (1, 3)}
-"""Rounds, and runs of a row in each of them."""
+RUNS = {"full": 3, "small": 1}
+"""Of a case in each round."""
 TASKS = (1, 4)
+NOTHING = "nothing"
 
 C_CONFIGURATION = """\
 msg_enable
@@ -45,7 +46,7 @@ listen xprt=sock port={port} host=127.0.0.1
 """
 C_JOB_MANAGER = """\
 load name=jobmgr_slurm
-config name=jobmgr_slurm
+config name=jobmgr_slurm component_id=1
 jobmgr_start name=jobmgr_slurm
 load name=test_jobmgr_sampler
 config name=test_jobmgr_sampler component_id=1 instance=node-1/test_jobmgr_sampler \
@@ -53,16 +54,19 @@ producer=node-1 file={events}
 """
 
 
+Preparation = Callable[[Cluster], contextlib.AbstractContextManager[None]]
+
+
 @dataclass
-class Row:
-    """One line of the table: what it is called, and how to bring it about for the runs of a round.
+class Case:
+    """What is measured: what it is called, and how to bring it about for the runs of a round.
 
     ``prepare`` is a context in which the runs are made. It gets the cluster, whose slurmds it has
-    started anew when it is entered, so that all rows are alike in that.
+    started anew when it is entered, so that all cases are alike in that.
     """
 
     name: str
-    prepare: Callable[[Cluster], contextlib.AbstractContextManager[None]]
+    prepare: Preparation
 
 
 @contextlib.contextmanager
@@ -144,7 +148,7 @@ def _running(daemon: LabDaemon) -> Iterator[None]:
         daemon.stop()
 
 
-def c_into_c(prefix: Path, *, job_manager: bool) -> Callable[[Cluster], object]:
+def c_into_c(prefix: Path, text: str) -> Preparation:
     """The C notifier into a C daemon."""
 
     @contextlib.contextmanager
@@ -152,27 +156,20 @@ def c_into_c(prefix: Path, *, job_manager: bool) -> Callable[[Cluster], object]:
         (port,) = free_ports(1)
         directory = cluster.directory / f"c.{port}"
         directory.mkdir()
-        text = C_CONFIGURATION + (C_JOB_MANAGER if job_manager else "")
         configuration = directory / "ldmsd.conf"
         configuration.write_text(text.format(port=port, events=directory / "lines.log"))
-        plugins = prefix / "lib" / "ovis-ldms"
         files = ("-c", str(configuration), "-l", "ldmsd.log", "-r", "ldmsd.pid")
         process = subprocess.Popen(
             [str(prefix / "sbin" / "ldmsd"), "-F", *files],
             cwd=directory,
-            env={
-                **os.environ,
-                "LD_LIBRARY_PATH": f"{prefix / 'lib'}:{plugins}",
-                "ZAP_LIBPATH": str(plugins),
-                "LDMSD_PLUGIN_LIBPATH": str(plugins),
-            },
+            env=c_environment(prefix),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             preexec_fn=end_with_us,  # noqa: PLW1509 it calls nothing that locks
         )
         try:
-            wait_until(lambda: _listens(port), "the C daemon to listen")
+            wait_until(lambda: listens(port), "the C daemon to listen")
             cluster.restart_nodes(c_plugstack(c_plugin(), port))
             yield
         finally:
@@ -181,13 +178,7 @@ def c_into_c(prefix: Path, *, job_manager: bool) -> Callable[[Cluster], object]:
     return prepare
 
 
-def _listens(port: int) -> bool:
-    wanted = f"0100007F:{port:04X}"
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    return any(fields[1] == wanted and fields[3] == "0A" for fields in lines[1:])
-
-
-def scripts(command: Sequence[str]) -> Callable[[Cluster], object]:
+def scripts(command: Sequence[str]) -> Preparation:
     """``ldmsjob notify`` from Prolog and Epilog, run as ``command`` tells."""
 
     @contextlib.contextmanager
@@ -211,29 +202,31 @@ def scripts(command: Sequence[str]) -> Callable[[Cluster], object]:
     return prepare
 
 
-def rows() -> list[Row]:
-    """All that can be measured here."""
+def cases() -> list[Case]:
+    """All that can be measured here. The C notifier with the C job manager is called ``C``."""
     result = [
-        Row("nothing", nothing),
-        Row("our notifier", ours),
-        Row("our notifier, daemon stopped", ours_stopped),
-        Row("our notifier, daemon absent", ours_absent),
-        Row("our notifier, daemon restarting", ours_restarting),
+        Case(NOTHING, nothing),
+        Case("our notifier", ours),
+        Case("our notifier, daemon stopped", ours_stopped),
+        Case("our notifier, daemon absent", ours_absent),
+        Case("our notifier, daemon restarting", ours_restarting),
+        *script_cases(),
     ]
-    result += script_rows()
     with contextlib.suppress(SkipTest):
         c_plugin()
-        result.append(Row("C notifier into our daemon", c_into_ours))
-        prefix = os.environ.get("LDMS_JOBMGR_PREFIX")
-        where = Path(prefix or os.environ["LDMS_PREFIX"])
-        if (where / "sbin" / "ldmsd").exists():
+        result.append(Case("C notifier into our daemon", c_into_ours))
+        job_manager = c_prefix("LDMS_JOBMGR_PREFIX")
+        messages_only = c_prefix("LDMS_PREFIX")
+        if job_manager is not None:
+            result.append(Case(C, c_into_c(job_manager, C_CONFIGURATION + C_JOB_MANAGER)))
+        elif messages_only is not None:
             result.append(
-                Row("C notifier into a C daemon", c_into_c(where, job_manager=bool(prefix)))
+                Case("C notifier into a C daemon", c_into_c(messages_only, C_CONFIGURATION))
             )
     return result
 
 
-def script_rows() -> list[Row]:
+def script_cases() -> list[Case]:
     """``ldmsjob notify``, in the two ways to run it."""
     command = [sys.executable, "-m", "ldmsjob.cli.main", "notify"]
     fast = subprocess.run(
@@ -244,8 +237,8 @@ def script_rows() -> list[Row]:
         text=True,
     ).stdout
     return [
-        Row("Prolog and Epilog with 'ldmsjob notify'", scripts(command)),
-        Row("the same as 'ldmsjob notify --script' prints it", scripts(shlex.split(fast))),
+        Case("Prolog and Epilog with 'ldmsjob notify'", scripts(command)),
+        Case("the same as 'ldmsjob notify --script' prints it", scripts(shlex.split(fast))),
     ]
 
 
@@ -255,7 +248,7 @@ def measure(cluster: Cluster, tasks: int) -> float:
     before = time.perf_counter()
     subprocess.run(
         command,
-        check=False,
+        check=True,
         env=cluster.environment,
         cwd=cluster.work,
         stdin=subprocess.DEVNULL,
@@ -268,47 +261,57 @@ def measure(cluster: Cluster, tasks: int) -> float:
     return took
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Measure all rows, in turn, and report."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--size", choices=SIZES, default="full", help="default of the others")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--runs", type=int, help="of each row in each round")
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "notifier.json"
-    )
-    options = parser.parse_args(arguments)
+def measure_all(cluster: Cluster, table: list[Case], rounds: int, runs: int) -> Rounds:
+    """The median of each case's runs in each round, and what that is more than nothing's."""
+    result: Rounds = {case.name: {} for case in table}
+    for number in range(rounds):
+        # In turns also within a round: what begins it may be at a disadvantage.
+        for case in table[number % len(table) :] + table[: number % len(table)]:
+            print(f"round {number + 1} of {rounds}, {case.name}", file=sys.stderr)
+            times: dict[int, list[float]] = {tasks: [] for tasks in TASKS}
+            with case.prepare(cluster):
+                measure(cluster, 1)
+                for _ in range(runs):
+                    for tasks in TASKS:
+                        times[tasks].append(measure(cluster, tasks))
+                cluster.wait_empty()
+            for tasks in TASKS:
+                median = statistics.median(times[tasks])
+                result[case.name].setdefault(f"{tasks} wall", []).append(median)
+    for figures in result.values():
+        for tasks in TASKS:
+            pairs = zip(figures[f"{tasks} wall"], result[NOTHING][f"{tasks} wall"], strict=True)
+            figures[f"{tasks} added"] = [wall - alone for wall, alone in pairs]
+    return result
+
+
+def main(given: Sequence[str]) -> None:
+    """Measure all cases, in turn, and report."""
+    options = arguments(__doc__, "notifier", given)
     os.environ["LDMSJOB_REAL"] = "1"
     try:
         require_slurm()
     except SkipTest as reason:
         print(f"notifier: nothing is measured. {reason}")
         return
-    rounds, runs = SIZES[options.size]
-    rounds, runs = options.rounds or rounds, options.runs or runs
     cluster = Cluster(1, settings="DebugFlags=NO_CONF_HASH\n")
-    times: dict[tuple[str, int], list[float]] = {}
     try:
         cluster.start()
         our_plugin(cluster.directory)
-        table = rows()
-        for number in range(rounds):
-            # In turns also within a round: what begins it may be at a disadvantage.
-            for row in table[number % len(table) :] + table[: number % len(table)]:
-                with row.prepare(cluster):
-                    measure(cluster, 1)
-                    for _ in range(runs):
-                        for tasks in TASKS:
-                            times.setdefault((row.name, tasks), []).append(measure(cluster, tasks))
-                    cluster.wait_empty()
+        table = cases()
+        rounds = measure_all(cluster, table, options.rounds, RUNS[options.size])
     finally:
         cluster.stop()
-    figures = []
-    for row in table:
+    rows = []
+    for case in table:
         for tasks in TASKS:
-            name = f"{row.name}: {tasks} task{'s' * (tasks > 1)}"
-            figures.append((name, statistics.median(times[row.name, tasks]), "ms"))
-    report("notifier", figures, options.output)
+            what = f"{case.name}: {tasks} task{'s' * (tasks > 1)}"
+            if case.name == NOTHING:
+                rows.append(Row(what, f"{tasks} wall", "ms", side=NOTHING, c_name="none"))
+            elif case.name != C:
+                rows.append(Row(what, f"{tasks} wall", "ms", side=case.name))
+                rows.append(Row(f"{what}, added", f"{tasks} added", "ms", side=case.name))
+    report("notifier", rows, rounds, options)
 
 
 if __name__ == "__main__":

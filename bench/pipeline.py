@@ -75,7 +75,7 @@ def burst(side: Side, jobs: int, live: int) -> Figures:
         send_all(link, frames)
         events.wait(jobs * sum(LINES))
         seconds = time.perf_counter() - begin
-        cpu = daemon.cpu_seconds() - cpu
+        cpu = daemon.cpu_seconds_when_idle() - cpu
         check_lines(events.close(), jobs)
     return {"burst rate": len(frames) / seconds, "burst cpu": cpu / len(frames) * 1e6}
 
@@ -94,7 +94,7 @@ def lock_step(side: Side, jobs: int, live: int) -> Figures:
             credit.append(receive_exactly(link, CREDIT_BYTES))
             delays.append(time.perf_counter() - begin)
         events.wait(jobs * sum(LINES))
-        cpu = daemon.cpu_seconds() - cpu
+        cpu = daemon.cpu_seconds_when_idle() - cpu
         check_lines(events.close(), jobs)
     check_credit(b"".join(credit), [credit_of(frame) for frame in frames])
     return {

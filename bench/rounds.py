@@ -16,6 +16,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,8 @@ def arguments(description: str, name: str, given: Sequence[str]) -> argparse.Nam
             parser.error("--pin needs the first processor and another one")
         os.sched_setaffinity(0, processors - {0})
         daemons.pinned = True
+    if options.size == "small":
+        daemons.idle_seconds = 0.1
     signal.signal(signal.SIGTERM, _end)
     return options
 
@@ -115,7 +118,7 @@ def run(parts: Sequence[Part], options: argparse.Namespace) -> Rounds:
         for number in range(options.rounds):
             for side in part.sides:
                 progress = f"{part.name}: round {number + 1} of {options.rounds}, {side.name}"
-                print(progress, file=sys.stderr)
+                print(time.strftime("%T"), progress, file=sys.stderr)
                 try:
                     figures = part.measure(side)
                 except RuntimeError as error:
