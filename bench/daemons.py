@@ -88,7 +88,7 @@ class Daemon:
         deadline = time.monotonic() + START_SECONDS
         while not condition():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{otherwise}\n{self.complaints()}")
+                raise RuntimeError(otherwise)
             time.sleep(0.001)
 
     def wait_until_listening(self) -> None:
@@ -173,8 +173,8 @@ class Side:
                 daemon.wait_until_listening()
                 yield daemon
                 if daemon.process.poll() is not None:
-                    raise RuntimeError(f"the daemon of {self.name} ended:\n{daemon.complaints()}")
-            except OSError as error:
+                    raise RuntimeError("the daemon ended by itself")
+            except (RuntimeError, OSError) as error:
                 raise RuntimeError(f"{error}\n{daemon.complaints()}") from error
             finally:
                 daemon.stop()
