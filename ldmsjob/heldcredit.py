@@ -1,6 +1,6 @@
 """The credit of messages that wait for slow subscribers (docs/messages.md).
 
-It is returned when a message has reached the last of them or is dropped. A publisher of whom much
+It is returned when messages have reached the last of them or are dropped. A publisher of whom much
 waits is read no further meanwhile.
 """
 
@@ -14,22 +14,25 @@ from ldmsjob.wire.events import ReturnCredit
 if TYPE_CHECKING:
     from ldmsjob.interfaces import ILink, IStats
     from ldmsjob.turns import Turn
+    from ldmsjob.wire.events import Forward
 
 PAUSE_BYTES = 256 * 1024
 """A publisher of whom more than this waits for slow subscribers is read no further for a while."""
 
 
 class Held:
-    """A message that has not reached all its subscribers, and whom to credit when it has.
+    """Messages that are handed out together and have not reached all their subscribers, and whom to
+    credit when they have.
 
-    ``waiting`` counts the queues that it is in, and one more while it is being handed out.
+    ``waiting`` counts what of them is in queues, and one more while they are being handed out.
     """
 
-    __slots__ = ("credit", "origin", "waiting")
+    __slots__ = ("credit", "messages", "origin", "waiting")
 
-    def __init__(self, origin: ILink, credit: int) -> None:
+    def __init__(self, origin: ILink, run: Forward) -> None:
         self.origin = origin
-        self.credit = credit
+        self.messages = run.messages
+        self.credit = run.credit
         self.waiting = 1
 
 
@@ -56,7 +59,7 @@ class HeldCredit:
         self._due: dict[ILink, list[int]] = {}
 
     def hold(self, held: Held) -> None:
-        """A message waits. Read its publisher no further when that becomes much."""
+        """They wait. Read their publisher no further when that becomes much."""
         origin = held.origin
         total = self._bytes.get(origin, 0) + held.credit
         self._bytes[origin] = total
@@ -68,7 +71,7 @@ class HeldCredit:
             origin.pause_reading()
 
     def settle(self, held: Held | None) -> None:
-        """One of the subscribers that it waited for is dealt with."""
+        """Something of them that waited is dealt with."""
         if held is None:
             return
         held.waiting -= 1
@@ -84,7 +87,8 @@ class HeldCredit:
             del self._bytes[origin]
         if total <= self._pause_bytes // 2:
             self.resume(origin)
-        self._due.setdefault(origin, []).append(held.credit)
+        due = self._due.setdefault(origin, [])
+        due += [message.credit for message in held.messages]
         self._turn.at_end(self._return_due)
 
     def resume(self, link: ILink) -> None:

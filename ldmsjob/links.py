@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -152,17 +153,20 @@ class LinkSite:
         credits: list[int] = []
         refused: list[int] = []
         hub = self._hub
+        messages: list[Message] = []
         began = self._now()
         with self._turn:
-            for event in events:
-                if type(event) is Message:
-                    if not hub.enabled:
-                        refused.append(event.credit)
-                    elif hub.deliver(event, link):
-                        credits.append(event.credit)
+            for kind, run in groupby(events, type):
+                if kind is Message:
+                    messages = list(cast("Iterator[Message]", run))
+                    self._count(messages)
+                    done, off = hub.deliver(messages, link)
+                    credits += done
+                    refused += off
                 else:
-                    self._calls.get(type(event), self._unexpected)(link, event)
-            messages = self._count(events)
+                    call = self._calls.get(kind, self._unexpected)
+                    for event in run:
+                        call(link, event)
         if messages:
             self._observe_latency(self._now() - began)
         if credits:
@@ -219,13 +223,9 @@ class LinkSite:
 
     # Wire events
 
-    def _count(self, events: Sequence[WireEvent | SetEvent]) -> int:
-        """Count the messages among them; returns how many."""
-        sizes = [event.credit for event in events if type(event) is Message]
-        if sizes:
-            self._stats.add("messages", len(sizes))
-            self._stats.add("message_bytes", sum(sizes))
-        return len(sizes)
+    def _count(self, messages: Sequence[Message]) -> None:
+        self._stats.add("messages", len(messages))
+        self._stats.add("message_bytes", sum([message.credit for message in messages]))
 
     def _subscribe_wanted(self, link: ILink, event: SubscribeWanted) -> None:
         rc, text = self._hub.subscribe_link(link, event.match, event.is_regex, event.rate)

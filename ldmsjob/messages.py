@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, succeed
@@ -30,6 +30,7 @@ from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.limits import Limits
 from ldmsjob.outlets import MAX_COMPILES, Outlet, Route, Subscriber, Wish
 from ldmsjob.permissions import READ, may_access, trusted_publishers
+from ldmsjob.waiting import Waiting
 from ldmsjob.wire.events import (
     JSON,
     MAX_HOPS,
@@ -105,8 +106,6 @@ class MessageHub:
         self._limited = LimitedLog(self.log, now=now)
         self._wall_clock_us = wall_clock_us
         self._own_uid = own_uid
-        self.limits = limits or Limits()
-        """May be set at any time."""
         self._subscriptions = 0
         self._locals: dict[str, _LocalSubscription] = {}
         self._subscribers: dict[ILink | IRail, Subscriber] = {}
@@ -114,17 +113,20 @@ class MessageHub:
         self._outlets: dict[ILink, Outlet] = {}
         """Of the links that are open. A rail's are added when messages first go there."""
         self._routes: dict[str, Route] = {}
-        self._waiting: dict[Outlet, None] = {}
         self._credit = HeldCredit(turn, stats, pause_bytes, self._awaits_credit)
+        self._waiting = Waiting(stats, self._limited, self._credit, limits or Limits())
         self._published = 0
-        self._on_waiting: Callable[[], None] = lambda: None
-        for name, read in (
-            ("subscribers", lambda: len(self._subscribers)),
-            ("subscriptions", lambda: self._subscriptions),
-            ("waiting", lambda: sum(len(one.queue) for one in self._waiting)),
-            ("waiting_bytes", lambda: sum(one.queued_bytes for one in self._waiting)),
-        ):
-            stats.gauge(name, read)
+        stats.gauge("subscribers", lambda: len(self._subscribers))
+        stats.gauge("subscriptions", lambda: self._subscriptions)
+
+    @property
+    def limits(self) -> Limits:
+        """What subscriptions and queues keep to. May be set at any time."""
+        return self._waiting.limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._waiting.limits = limits
 
     # The switch
 
@@ -253,41 +255,46 @@ class MessageHub:
             subscriber.close()
             for outlet in subscriber.outlets.values():
                 self._outlets.pop(outlet.link, None)
-                self._drop_queue(outlet, "dropped_closed")
+                self._waiting.drop(outlet, "dropped_closed")
         self._credit.forget(link)
 
     # Messages
 
-    def deliver(self, message: Message, origin: ILink) -> bool:
-        """Hand out a message that ``origin`` brought.
+    def deliver(self, messages: Sequence[Message], origin: ILink) -> tuple[list[int], list[int]]:
+        """Hand out messages that ``origin`` brought, in their order.
 
-        True: its credit may go back at the end of the turn. False: it waits for a slow subscriber,
-        and the hub itself returns the credit. Only while ``enabled``.
+        Returns the credit of each of those whose credit may go back at the end of the turn, and of
+        each of those that are refused because the service is off. The others wait for slow
+        subscribers, and the hub itself returns their credit.
         """
-        route = self._routes.get(message.channel)
-        if route is None:
-            route = self._find_route(message.channel)
-        local = route.local
-        if local is not None:
-            if message.uid in local.publishers:
-                try:
-                    local.receiver(message)
-                except PLUGIN_FAULTS:
-                    self._receiver_failed(local)
+        credits: list[int] = []
+        refused: list[int] = []
+        routes = self._routes
+        together: list[Message] = []
+        way: Route | None = None
+        for message in messages:
+            if not self.enabled:
+                refused.append(message.credit)
+                continue
+            route = routes.get(message.channel)
+            if route is None:
+                route = self._find_route(message.channel)
+            if route.local is not None:
+                self._receive(route.local, message, origin.peer_address)
+            if not route.forwards:
+                credits.append(message.credit)
+            elif message.hop_count > MAX_HOPS:
+                self._stats.add("dropped_hops")
+                credits.append(message.credit)
+            elif route is way and _alike(message, together[0]):
+                together.append(message)
             else:
-                self._publisher_refused(local, message.uid, origin.peer_address)
-        if not route.outlets and not route.wishes:
-            return True
-        if message.hop_count > MAX_HOPS:
-            self._stats.add("dropped_hops")
-            return True
-        held = Held(origin, message.credit)
-        self._hand_out(route, Forward(message), message, held)
-        held.waiting -= 1
-        if not held.waiting:
-            return True
-        self._credit.hold(held)
-        return False
+                if way is not None:
+                    credits += self._forward(way, together, origin)
+                together, way = [message], route
+        if way is not None:
+            credits += self._forward(way, together, origin)
+        return credits, refused
 
     def publish(
         self,
@@ -330,17 +337,14 @@ class MessageHub:
         )
         self._published += 1
         route = self._find_route(channel)
-        local = route.local
-        if local is not None:
-            if uid in local.publishers:
-                try:
-                    local.receiver(message)
-                except PLUGIN_FAULTS:
-                    self._receiver_failed(local)
-            else:
-                self._publisher_refused(local, uid, "this process")
+        if route.local is not None:
+            self._receive(route.local, message, "this process")
         command = Publish(channel=channel, data=data, kind=kind, uid=uid, gid=gid, perm=perm)
-        self._hand_out(route, command, message, None)
+        for outlet in route.outlets:
+            if self._may_read(outlet.link, message):
+                self._waiting.offer(outlet, command, None)
+        for wish in route.wishes:
+            self._offer_to_wish(wish, command, message, None)
 
     def _find_route(self, channel: str) -> Route:
         """The channel's route, worked out when it is not remembered."""
@@ -360,168 +364,114 @@ class MessageHub:
             self._routes[channel] = route
         return route
 
-    def _publisher_refused(self, local: _LocalSubscription, uid: int, peer: str) -> None:
-        self._stats.add("publisher_refused")
-        self._limited.warn(
-            f"publisher {local.owner}",
-            "message of uid {uid} on channel {channel} kept from {owner}, whose publishers= does"
-            " not name that uid; it came from {peer}",
-            uid=uid,
-            channel=local.channel,
-            owner=local.owner,
-            peer=peer,
-        )
+    def _receive(self, local: _LocalSubscription, message: Message, peer: str) -> None:
+        """Hand it to the receiver in this process."""
+        if message.uid not in local.publishers:
+            self._stats.add("publisher_refused")
+            self._limited.warn(
+                f"publisher {local.owner}",
+                "message of uid {uid} on channel {channel} kept from {owner}, whose publishers="
+                " does not name that uid; it came from {peer}",
+                uid=message.uid,
+                channel=local.channel,
+                owner=local.owner,
+                peer=peer,
+            )
+            return
+        try:
+            local.receiver(message)
+        except PLUGIN_FAULTS:
+            self._stats.add("receiver_failures")
+            self._limited.failure(
+                f"receiver {local.owner}",
+                "{owner} failed on a message of channel {channel}",
+                owner=local.owner,
+                channel=local.channel,
+            )
 
-    def _receiver_failed(self, local: _LocalSubscription) -> None:
-        self._stats.add("receiver_failures")
-        self._limited.failure(
-            f"receiver {local.owner}",
-            "{owner} failed on a message of channel {channel}",
-            owner=local.owner,
-            channel=local.channel,
-        )
+    def _forward(self, route: Route, messages: list[Message], origin: ILink) -> list[int]:
+        """Send messages that are alike to the peers that may read them, or let them wait there.
 
-    def _hand_out(
-        self,
-        route: Route,
-        command: Forward | Publish,
-        message: Message,
-        held: Held | None,
-    ) -> None:
-        """Send to each outlet that may read it, or let it wait there."""
-        size = message.credit
-        origin = held.origin if held is not None else None
-        for outlet in route.outlets:
-            link = outlet.link
-            if link is origin:
-                continue
-            if not may_access(link.credential, message.uid, message.gid, message.perm, READ):
-                self._stats.add("forward_denied")
-            elif not outlet.queue and link.can_publish(size):
-                self._send(outlet, command)
+        Returns their credit, but for what is held.
+        """
+        command = Forward(messages)
+        alike = messages[0]
+        slow = [
+            outlet
+            for outlet in route.outlets
+            if outlet.link is not origin
+            and self._may_read(outlet.link, alike, len(messages))
+            and not self._waiting.send(outlet, command)
+        ]
+        if not slow and not route.wishes:
+            return [message.credit for message in messages]
+        together = not route.wishes and all(outlet.waits_to_read for outlet in slow)
+        credits: list[int] = []
+        for part in (command,) if together else command.singly():
+            held = Held(origin, part)
+            for outlet in slow:
+                self._waiting.offer(outlet, part, held)
+            for wish in route.wishes:
+                if not wish.subscriber.is_origin(origin):
+                    self._offer_to_wish(wish, part, part.messages[0], held)
+            held.waiting -= 1
+            if held.waiting:
+                self._credit.hold(held)
             else:
-                self._enqueue(outlet, command, size, held)
-        for wish in route.wishes:
-            self._hand_to_wish(wish, command, message, held)
+                credits += [message.credit for message in part.messages]
+        return credits
 
-    def _hand_to_wish(
+    def _offer_to_wish(
         self, wish: Wish, command: Forward | Publish, message: Message, held: Held | None
     ) -> None:
-        """Hand it out for one subscription that has a rate, or belongs to a rail."""
-        subscriber = wish.subscriber
-        if held is not None and subscriber.is_origin(held.origin):
-            return
-        outlet = subscriber.outlet_for(command)
-        link = outlet.link
+        """Send one message for a subscription that has a rate, or belongs to a rail."""
+        outlet = wish.subscriber.outlet_for(command)
         if outlet.open:
-            self._outlets[link] = outlet
+            self._outlets[outlet.link] = outlet
         window, data_bytes = wish.window, len(message.image) - message.body_offset
-        if not may_access(link.credential, message.uid, message.gid, message.perm, READ):
-            self._stats.add("forward_denied")
-        elif window is not None and not window.take(data_bytes, self._wall_clock_us()):
+        if not self._may_read(outlet.link, message):
+            return
+        if window is not None and not window.take(data_bytes, self._wall_clock_us()):
             self._stats.add("dropped_rate")
-        elif not outlet.queue and link.can_publish(message.credit):
-            self._send(outlet, command)
         else:
-            self._enqueue(outlet, command, message.credit, held)
+            self._waiting.offer(outlet, command, held)
 
-    def _send(self, outlet: Outlet, command: Forward | Publish) -> None:
-        outlet.stuck = False
-        try:
-            outlet.link.send(command)
-        except PublishError as error:
-            # It can never have it; for instance its service went off after it had subscribed.
-            too_large = error.rc == errno.EMSGSIZE
-            self._stats.add("dropped_too_large" if too_large else "dropped_refused")
-        else:
-            self._stats.add("forwarded")
+    def _may_read(self, link: ILink, message: Message, count: int = 1) -> bool:
+        """Whether its peer may; if not, so many messages like that are counted."""
+        if may_access(link.credential, message.uid, message.gid, message.perm, READ):
+            return True
+        self._stats.add("forward_denied", count)
+        return False
 
     # Waiting
 
     def watch_waiting(self, on_waiting: Callable[[], None]) -> None:
         """Call ``on_waiting`` when messages begin to wait; ``drop_stuck`` should then be called
         every few seconds while ``waiting``."""
-        self._on_waiting = on_waiting
+        self._waiting.on_begun = on_waiting
 
     @property
     def waiting(self) -> bool:
         """Whether messages wait for slow subscribers."""
         return bool(self._waiting)
 
-    def _enqueue(
-        self, outlet: Outlet, command: Forward | Publish, size: int, held: Held | None
-    ) -> None:
-        """Let it wait for room, unless it would wait for ever or too much waits already."""
-        peer = outlet.link.peer
-        if not outlet.open:
-            self._stats.add("dropped_closed")
-        elif size > peer.quota >= 0 or size > peer.rate >= 0:
-            self._stats.add("dropped_too_large")
-        elif outlet.stuck:
-            self._stats.add("dropped_stuck")
-        elif outlet.queued_bytes + size > self.limits.queue_bytes:
-            self._stats.add("dropped_queue_full")
-        else:
-            outlet.queue.append((command, size, held))
-            outlet.queued_bytes += size
-            if held is not None:
-                held.waiting += 1
-            self._stats.add("queued")
-            if outlet not in self._waiting:
-                outlet.moved = True
-                self._waiting[outlet] = None
-                # It must be read for its credit to arrive.
-                self._credit.resume(outlet.link)
-                if len(self._waiting) == 1:
-                    self._on_waiting()
-
     def link_has_room(self, link: ILink) -> None:
         """The link's peer returned credit, or what was buffered for it went out: send what waits
         for it, as much as there is room for."""
         outlet = self._outlets.get(link)
-        if outlet is None:
-            return
-        outlet.stuck = False
-        queue = outlet.queue
-        while queue and link.can_publish(queue[0][1]):
-            command, size, held = queue.popleft()
-            outlet.queued_bytes -= size
-            outlet.moved = True
-            self._send(outlet, command)
-            self._credit.settle(held)
-        if not queue:
-            self._waiting.pop(outlet, None)
+        if outlet is not None:
+            self._waiting.has_room(outlet)
 
     def drop_stuck(self) -> None:
-        """Drop what waits for subscribers that took nothing since the last call of this.
-
-        So one that hangs holds its publishers up for a bounded time. Nothing waits for it again
-        before it has shown that it has room.
-        """
-        for outlet in list(self._waiting):
-            if not outlet.hangs:
-                outlet.moved = False
-                continue
-            outlet.stuck = True
-            self._limited.warn(
-                "stuck",
-                "{peer} takes no messages: dropped {count} that waited for it",
-                peer=outlet.link.peer_address,
-                count=len(outlet.queue),
-            )
-            self._drop_queue(outlet, "dropped_stuck")
+        """Drop what waits for subscribers that took nothing since the last call of this."""
+        self._waiting.drop_stuck()
 
     def _awaits_credit(self, link: ILink) -> bool:
         """Whether messages wait for that link's peer: it must be read for its credit to arrive."""
         outlet = self._outlets.get(link)
         return outlet is not None and bool(outlet.queue)
 
-    def _drop_queue(self, outlet: Outlet, counter: str) -> None:
-        self._waiting.pop(outlet, None)
-        dropped = list(outlet.queue)
-        outlet.queue.clear()
-        outlet.queued_bytes = 0
-        if dropped:
-            self._stats.add(counter, len(dropped))
-        for _command, _size, held in dropped:
-            self._credit.settle(held)
+
+def _alike(one: Message, other: Message) -> bool:
+    """Whether who may read the one may read the other."""
+    return one.uid == other.uid and one.gid == other.gid and one.perm == other.perm

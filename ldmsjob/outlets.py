@@ -7,7 +7,7 @@ wait for a link in its ``Outlet``, so a rail has several of those.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
@@ -36,12 +36,14 @@ MAX_REGEX_CHANNEL = 255
 class Outlet:
     """A link to a peer that has subscriptions."""
 
-    __slots__ = ("link", "moved", "open", "queue", "queued_bytes", "stuck")
+    __slots__ = ("link", "moved", "open", "queue", "queued", "queued_bytes", "stuck")
 
     def __init__(self, link: ILink) -> None:
         self.link = link
         self.open = True
-        self.queue: deque[tuple[Forward | Publish, int, Held | None]] = deque()
+        self.queue: deque[tuple[Forward | Publish, Held | None]] = deque()
+        self.queued = 0
+        """How many messages that is."""
         self.queued_bytes = 0
         self.moved = True
         """Something was sent from the queue since it was last looked at."""
@@ -51,7 +53,37 @@ class Outlet:
     @property
     def hangs(self) -> bool:
         """Whether messages wait for more than the time that they must for the peer's rate."""
-        return not self.moved and not self.link.waits_for_second(self.queue[0][1])
+        return not self.moved and not self.link.waits_for_second(self.queue[0][0].credit)
+
+    @property
+    def waits_to_read(self) -> bool:
+        """Whether more messages would wait for the peer to read, and not for its quota or rate."""
+        link = self.link
+        peer = link.peer
+        return peer.quota < 0 and peer.rate < 0 and bool(self.queue or not link.has_room())
+
+    def append(self, command: Forward | Publish, held: Held | None) -> None:
+        """Have it wait behind what waits already."""
+        self.queue.append((command, held))
+        self.queued += command.count
+        self.queued_bytes += command.credit
+        if held is not None:
+            held.waiting += 1
+
+    def pop(self) -> Held | None:
+        """Take the first off the queue; returns whose credit was held meanwhile."""
+        command, held = self.queue.popleft()
+        self.queued -= command.count
+        self.queued_bytes -= command.credit
+        return held
+
+    def split_first(self) -> None:
+        """Have the messages of the first command wait one by one."""
+        command, held = self.queue.popleft()
+        singles: Sequence[Forward | Publish] = command.singly()
+        self.queue.extendleft((one, held) for one in reversed(singles))
+        if held is not None:
+            held.waiting += len(singles) - 1
 
 
 class Wish:
@@ -129,10 +161,12 @@ class Route:
     ``wishes`` has the others: they have a rate, or a rail.
     """
 
-    __slots__ = ("local", "outlets", "wishes")
+    __slots__ = ("forwards", "local", "outlets", "wishes")
 
     def __init__(self, local: Any, wishes: list[Wish]) -> None:
         self.local = local
+        self.forwards = bool(wishes)
+        """Whether there are any peers."""
         self.outlets = tuple(
             wish.subscriber.outlets[0]
             for wish in wishes

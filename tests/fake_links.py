@@ -95,10 +95,7 @@ class FakeLink:
         if isinstance(command, (Forward, Publish)):
             if self.refuse_rc:
                 raise PublishError("refused", rc=self.refuse_rc)
-            if isinstance(command, Forward):
-                size = command.message.credit
-            else:
-                size = len(command.channel) + 1 + len(command.data)
+            size = command.credit
             if self.room is not None:
                 if size > self.room:
                     raise PublishError("no room", rc=errno.EAGAIN)
@@ -136,7 +133,12 @@ class FakeLink:
     @property
     def numbers(self) -> list[int]:
         """The numbers of the messages forwarded to this peer, in order."""
-        return [command.message.number for command in self.sent if isinstance(command, Forward)]
+        return [
+            message.number
+            for command in self.sent
+            if isinstance(command, Forward)
+            for message in command.messages
+        ]
 
 
 @implementer(IRail)

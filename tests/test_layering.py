@@ -59,6 +59,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ldmsjob.memberships",
         "ldmsjob.messages",
         "ldmsjob.outlets",
+        "ldmsjob.waiting",
         "ldmsjob.readers",
         "ldmsjob.requests",
         "ldmsjob.searches",

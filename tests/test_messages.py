@@ -81,7 +81,7 @@ class LocalReceiverTests(HubTestCase):
         self.hub.subscribe("slurm", got.append, owner="j1")
         first, second = message(number=1), message(number=2)
         for each in (first, message("slurm2"), message("slur"), second):
-            self.assertTrue(self.hub.deliver(each, self.publisher))
+            self.assertTrue(self.hub.deliver([each], self.publisher)[0])
         self.assertEqual(got, [first, second])
 
     def test_one_receiver_per_channel(self) -> None:
@@ -98,14 +98,14 @@ class LocalReceiverTests(HubTestCase):
         got: list[Message] = []
         subscription = self.hub.subscribe("slurm", got.append, owner="j1")
         verifyObject(ISubscription, subscription)
-        self.hub.deliver(message(), self.publisher)
+        self.hub.deliver([message()], self.publisher)
         self.successResultOf(subscription.close())
-        self.hub.deliver(message(), self.publisher)
+        self.hub.deliver([message()], self.publisher)
         self.assertEqual(len(got), 1)
         other = self.hub.subscribe("slurm", got.append, owner="j2")
         # Closing again does not take the channel from its new owner.
         self.successResultOf(subscription.close())
-        self.hub.deliver(message(), self.publisher)
+        self.hub.deliver([message()], self.publisher)
         self.assertEqual(len(got), 2)
         self.successResultOf(other.close())
 
@@ -127,7 +127,7 @@ class LocalReceiverTests(HubTestCase):
         self.hub.subscribe("slurm", broken, owner="j1")
         subscriber = self.subscriber()
         for _ in range(3):
-            self.assertTrue(self.hub.deliver(message(), self.publisher))
+            self.assertTrue(self.hub.deliver([message()], self.publisher)[0])
         self.assertEqual(self.stats.get("receiver_failures"), 3)
         self.assertEqual(len(subscriber.sent), 3)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
@@ -136,7 +136,7 @@ class LocalReceiverTests(HubTestCase):
         """What this process receives is its own: permission bits guard forwarding only."""
         got: list[Message] = []
         self.hub.subscribe("slurm", got.append, owner="j1", publishers=[5])
-        self.hub.deliver(message(uid=5, gid=5, perm=0), self.publisher)
+        self.hub.deliver([message(uid=5, gid=5, perm=0)], self.publisher)
         self.assertEqual(len(got), 1)
 
     def test_publishers(self) -> None:
@@ -152,7 +152,7 @@ class LocalReceiverTests(HubTestCase):
         subscriber = self.subscriber()
         for number, uid in enumerate((0, 7, 8, 9, 10, 10, 2**32 - 1)):
             each = message(uid=uid, number=number)
-            self.assertTrue(self.hub.deliver(each, self.publisher))
+            self.assertTrue(self.hub.deliver([each], self.publisher)[0])
         self.assertEqual([each.uid for each in got], [0, 7, 8, 9])
         self.assertEqual(len(subscriber.numbers), 7)
         self.assertEqual(self.stats.get("publisher_refused"), 3)
@@ -166,7 +166,7 @@ class LocalReceiverTests(HubTestCase):
         self.patch(messages.os, "geteuid", lambda: 4711)
         got: list[Message] = []
         self.hub.subscribe("slurm", got.append, owner="j1")
-        self.hub.deliver(message(uid=4711), self.publisher)
+        self.hub.deliver([message(uid=4711)], self.publisher)
         self.assertEqual([each.uid for each in got], [4711])
 
     def test_publishers_of_this_process(self) -> None:
@@ -210,7 +210,7 @@ class SubscriptionTests(HubTestCase):
         searching = self.subscriber("l.r", is_regex=True)
         anchored = self.subscriber("^slurm$", is_regex=True)
         for number, channel in enumerate(("slurm", "slurm2", "lur", "other")):
-            self.hub.deliver(message(channel, number=number), self.publisher)
+            self.hub.deliver([message(channel, number=number)], self.publisher)
         self.assertEqual(exact.numbers, [0])
         self.assertEqual(searching.numbers, [0, 1, 2])
         self.assertEqual(anchored.numbers, [0])
@@ -219,28 +219,28 @@ class SubscriptionTests(HubTestCase):
         """A link with several subscriptions that match gets a copy for each, as from C."""
         link = self.subscriber("slurm")
         self.hub.subscribe_link(link, "sl", True)
-        self.hub.deliver(message(), self.publisher)
+        self.hub.deliver([message()], self.publisher)
         self.assertEqual(len(link.sent), 2)
 
     def test_changes_take_effect_at_once(self) -> None:
         """Channels already seen follow new and ended subscriptions, local and remote."""
-        self.hub.deliver(message(), self.publisher)
+        self.hub.deliver([message()], self.publisher)
         link = self.subscriber()
         got: list[Message] = []
-        self.hub.deliver(message(), self.publisher)
+        self.hub.deliver([message()], self.publisher)
         subscription = self.hub.subscribe("slurm", got.append, owner="j1")
-        self.hub.deliver(message(), self.publisher)
+        self.hub.deliver([message()], self.publisher)
         self.hub.unsubscribe_link(link, "slurm")
-        self.hub.deliver(message(), self.publisher)
+        self.hub.deliver([message()], self.publisher)
         subscription.close()
-        self.hub.deliver(message(), self.publisher)
+        self.hub.deliver([message()], self.publisher)
         self.assertEqual((len(link.sent), len(got)), (2, 2))
 
     def test_subscriptions_end_with_their_link(self) -> None:
         """Nothing is forwarded to a link that has closed."""
         link = self.subscriber()
         self.hub.forget_link(link)
-        self.hub.deliver(message(), self.publisher)
+        self.hub.deliver([message()], self.publisher)
         self.assertEqual(link.sent, [])
 
     def test_off_keeps_what_is_subscribed(self) -> None:
@@ -250,7 +250,7 @@ class SubscriptionTests(HubTestCase):
         link = self.subscriber()
         self.hub.disable()
         self.hub.enable()
-        self.hub.deliver(message(), self.publisher)
+        self.hub.deliver([message()], self.publisher)
         self.assertEqual((len(got), len(link.sent)), (1, 1))
 
     def test_limits(self) -> None:
@@ -291,15 +291,15 @@ class SubscriptionTests(HubTestCase):
         """A very long channel name is not searched, and still found by its exact name."""
         name = "x" * 256
         exact, searching = self.subscriber(name), self.subscriber("x", is_regex=True)
-        self.hub.deliver(message(name), self.publisher)
-        self.hub.deliver(message(name[:-1]), self.publisher)
+        self.hub.deliver([message(name)], self.publisher)
+        self.hub.deliver([message(name[:-1])], self.publisher)
         self.assertEqual((len(exact.sent), len(searching.sent)), (1, 1))
 
     def test_remembered_channels_are_bounded(self) -> None:
         """Peers that invent channel names do not fill memory, nor change who gets what."""
         link = self.subscriber("7$", is_regex=True)
         for number in range(3 * MAX_ROUTES):
-            self.hub.deliver(message(f"c{number}"), self.publisher)
+            self.hub.deliver([message(f"c{number}")], self.publisher)
         self.assertLessEqual(len(self.hub._routes), MAX_ROUTES)
         self.assertEqual(
             len(link.sent), sum(str(number).endswith("7") for number in range(3 * MAX_ROUTES))
@@ -316,7 +316,7 @@ class ForwardTests(HubTestCase):
         other = self.subscriber(credential=Credential(102, 2))
         root = self.subscriber()
         for number, perm in enumerate((0o400, 0o040, 0o004, 0o000)):
-            self.hub.deliver(message(uid=100, gid=200, perm=perm, number=number), self.publisher)
+            self.hub.deliver([message(uid=100, gid=200, perm=perm, number=number)], self.publisher)
         self.assertEqual(owner.numbers, [0, 2])
         self.assertEqual(group.numbers, [1, 2])
         self.assertEqual(other.numbers, [2])
@@ -326,13 +326,13 @@ class ForwardTests(HubTestCase):
     def test_supplementary_groups(self) -> None:
         """Any group of a link's user will do."""
         link = self.subscriber(credential=Credential(102, 2, frozenset({200})))
-        self.hub.deliver(message(uid=100, gid=200, perm=0o040), self.publisher)
+        self.hub.deliver([message(uid=100, gid=200, perm=0o040)], self.publisher)
         self.assertEqual(len(link.sent), 1)
 
     def test_no_echo(self) -> None:
         """A message never goes back over the link that brought it."""
         link = self.subscriber()
-        self.assertTrue(self.hub.deliver(message(), link))
+        self.assertTrue(self.hub.deliver([message()], link)[0])
         self.assertEqual(link.sent, [])
 
     def test_hop_limit(self) -> None:
@@ -340,8 +340,8 @@ class ForwardTests(HubTestCase):
         got: list[Message] = []
         self.hub.subscribe("slurm", got.append, owner="j1")
         link = self.subscriber()
-        self.assertTrue(self.hub.deliver(message(hop_count=MAX_HOPS), self.publisher))
-        self.assertTrue(self.hub.deliver(message(hop_count=MAX_HOPS + 1), self.publisher))
+        self.assertTrue(self.hub.deliver([message(hop_count=MAX_HOPS)], self.publisher)[0])
+        self.assertTrue(self.hub.deliver([message(hop_count=MAX_HOPS + 1)], self.publisher)[0])
         self.assertEqual((len(got), len(link.sent)), (2, 1))
         self.assertEqual(self.stats.get("dropped_hops"), 1)
 
@@ -350,7 +350,7 @@ class ForwardTests(HubTestCase):
         link, other = self.subscriber(), self.subscriber()
         for rc in (errno.EOPNOTSUPP, errno.EMSGSIZE):
             link.refuse_rc = rc
-            self.assertTrue(self.hub.deliver(message(), self.publisher))
+            self.assertTrue(self.hub.deliver([message()], self.publisher)[0])
         self.assertEqual(len(other.sent), 2)
         self.assertEqual(self.stats.get("dropped_refused"), 1)
         self.assertEqual(self.stats.get("dropped_too_large"), 1)
@@ -412,7 +412,7 @@ class WaitingTests(HubTestCase):
     def deliver(self, *numbers: int, size: int = 3) -> list[bool]:
         """Deliver messages with these numbers; the results."""
         return [
-            self.hub.deliver(message(data=b"x" * size, number=number), self.publisher)
+            bool(self.hub.deliver([message(data=b"x" * size, number=number)], self.publisher)[0])
             for number in numbers
         ]
 
@@ -568,10 +568,10 @@ class WaitingTests(HubTestCase):
         one, other = self.subscriber(quota=SIZE), self.subscriber(quota=SIZE)
         one.room = other.room = 0
         for number in range(3):
-            self.hub.deliver(message(number=number), one)
+            self.hub.deliver([message(number=number)], one)
         self.assertFalse(one.reading)
         for number in range(3):
-            self.hub.deliver(message(number=number), other)
+            self.hub.deliver([message(number=number)], other)
         self.assertTrue(one.reading)
         self.assertTrue(other.reading)
 
@@ -652,7 +652,7 @@ class CreditMachine(RuleBasedStateMachine):
             channel, b"x" * size, number=self.number, hop_count=hops, perm=perm, uid=7, gid=7
         )
         self.owed[link].append(event.credit)
-        if self.hub.deliver(event, link):
+        if self.hub.deliver([event], link)[0]:
             self.settled[link].append(event.credit)
 
     @rule(index=st.integers(0, 9), room=st.integers(0, 10 * SIZE))

@@ -40,7 +40,7 @@ class HubTestCase(SynchronousTestCase):
     def deliver(self, *numbers: int, channel: str = "slurm") -> None:
         """Have the publisher's link bring messages."""
         for number in numbers:
-            self.hub.deliver(hashed(channel, number), self.publisher)
+            self.hub.deliver([hashed(channel, number)], self.publisher)
 
 
 class RateTests(HubTestCase):
@@ -70,7 +70,7 @@ class RateTests(HubTestCase):
     def test_zero_blocks_everything(self) -> None:
         """And the publisher has its credit nevertheless."""
         link = self.subscriber(0)
-        self.assertTrue(self.hub.deliver(hashed("slurm"), self.publisher))
+        self.assertTrue(self.hub.deliver([hashed("slurm")], self.publisher)[0])
         self.assertEqual(link.numbers, [])
 
     def test_own_messages_count(self) -> None:
@@ -100,8 +100,8 @@ class RateTests(HubTestCase):
         """What the peer may not read takes nothing off."""
         link = FakeLink(credential=type(self.publisher.credential)(7, 7))
         self.hub.subscribe_link(link, "slurm", False, 3)
-        self.hub.deliver(message(perm=0o400), self.publisher)
-        self.hub.deliver(message(perm=0o444, number=9), self.publisher)
+        self.hub.deliver([message(perm=0o400)], self.publisher)
+        self.hub.deliver([message(perm=0o444, number=9)], self.publisher)
         self.assertEqual(link.numbers, [9])
 
     def test_waiting_for_a_second_is_not_hanging(self) -> None:
@@ -123,7 +123,7 @@ class RateTests(HubTestCase):
         link = FakeLink(quota=0)
         link.peer = type(link.peer)("none", 1, True, -1, SIZE - 1)
         self.hub.subscribe_link(link, "slurm")
-        self.assertTrue(self.hub.deliver(message(), self.publisher))
+        self.assertTrue(self.hub.deliver([message()], self.publisher)[0])
         self.assertEqual(self.stats.get("dropped_too_large"), 1)
 
 
@@ -151,7 +151,7 @@ class RailTests(HubTestCase):
         expected: list[list[int]] = [[], [], []]
         for number, channel in enumerate(self.CHANNELS * 2):
             self.deliver(number, channel=channel)
-            where = endpoint_of(Forward(hashed(channel)), 3)
+            where = endpoint_of(Forward([hashed(channel)]), 3)
             self.assertEqual(where, endpoint_of(Publish(channel, b""), 3))
             expected[where].append(number)
         self.assertEqual([link.numbers for link in links], expected)
@@ -167,7 +167,7 @@ class RailTests(HubTestCase):
         self.hub.subscribe_link(links[0], ".", True)
         for channel in self.CHANNELS:
             for link in links:
-                self.assertTrue(self.hub.deliver(hashed(channel), link))
+                self.assertTrue(self.hub.deliver([hashed(channel)], link)[0])
         self.assertEqual([link.sent for link in links], [[], []])
 
     def test_endpoint_that_is_not_open_yet(self) -> None:
@@ -203,7 +203,7 @@ class RailTests(HubTestCase):
         there = [
             number
             for number, channel in enumerate(self.CHANNELS)
-            if endpoint_of(Forward(hashed(channel)), 2) == 1
+            if endpoint_of(Forward([hashed(channel)]), 2) == 1
         ]
         self.assertEqual(rail.links[1].numbers, there)
         rail.links[0].room = None

@@ -319,7 +319,7 @@ class MessageTests(TableTestCase):
                     heard.events.clear()
                     for perm in PERMS:
                         each = message("chan", uid=OWNER, gid=GROUP, perm=perm)
-                        self.assertTrue(self.hub.deliver(each, origin))
+                        self.assertTrue(self.hub.deliver([each], origin)[0])
                     pair.settle()
                     got = [one.perm for one in heard.events if isinstance(one, Message)]
                     self.assertEqual(got, [perm for perm in PERMS if READABLE[who, perm]])

@@ -336,7 +336,7 @@ class TrafficTests(PairTestCase):
         self.assertEqual(len(pair._ends[pair.left].written), 1)
         pair.settle()
         other.settle()
-        self.assertEqual(len(self.right.events), 5)
+        self.assertEqual(self.right.events, [CreditReturned(20, 0, 5)])
         self.assertEqual(other_right.bodies, [b"0", b"1", b"2", b"3", b"4"])
 
     def test_paused_by_owner(self) -> None:

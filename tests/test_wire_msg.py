@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import msgspec
 from construct import Array, GreedyBytes, Struct
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from ldmsjob.wire.events import (
     MAX_HOPS,
     MAX_MESSAGE_BYTES,
     Credential,
+    Forward,
     Message,
     Publish,
     Refused,
@@ -78,7 +80,7 @@ class Reading:
     @property
     def credits(self):
         """(credit, rc) of each SEND_QUOTA that was answered."""
-        return [msg.read_credit(one, 24, len(one)) for one in self.output]
+        return [msg.read_credit_run(one, 0, len(one))[2:] for one in self.output]
 
 
 class DeclarationTests(SynchronousTestCase):
@@ -115,9 +117,23 @@ class DeclarationTests(SynchronousTestCase):
             "0000000000000000 0000000a 00000018 00000030 00000000"
         )
         self.assertEqual(msg.credit_frame(48), raw)
-        self.assertEqual(msg.read_credit(raw, 24, 48), (48, 0))
+        self.assertEqual(msg.read_credit_run(raw, 0, 48), (48, 1, 48, 0))
         self.assertEqual(msg.credit_frame(0, 95)[-8:].hex(), "000000000000005f")
-        self.assertRaises(PeerError, msg.read_credit, raw, 24, 47)
+
+    def test_run_of_credit(self):
+        """Whole frames with one rc are taken together; whatever else there is is left alone."""
+        one, two, refused = msg.credit_frame(7), msg.credit_frame(9), msg.credit_frame(0, 95)
+        data = b"?" + one + one + two + one + refused + refused + two
+        at, *taken = msg.read_credit_run(data, 1, len(data))
+        self.assertEqual((at, taken), (1 + 4 * 48, [4, 30, 0]))
+        at, *taken = msg.read_credit_run(data, at, len(data))
+        self.assertEqual((at, taken), (1 + 6 * 48, [2, 0, 95]))
+        self.assertEqual(msg.read_credit_run(one + one, 0, 95), (48, 1, 7, 0))
+        for place in (1, 7, 23, 35, 39):
+            other = bytearray(one)
+            other[place] ^= 1
+            self.assertEqual(msg.read_credit_run(bytes(other) + one, 0, 96), (0, 0, 0, 0))
+            self.assertEqual(msg.read_credit_run(one + bytes(other), 0, 96), (48, 1, 7, 0))
 
     def test_subscriptions(self):
         """Recorded subscriptions are read to what they mean, and built from that again."""
@@ -226,7 +242,7 @@ class ForwardTests(SynchronousTestCase):
         message = self.read(recorded_frame())
         self.assertEqual(message.received_us, NOW)
         before = FULL_FRAME.parse(recorded_frame())
-        after = FULL_FRAME.parse(msg.forward_frame(message, NOW + 1_000_001))
+        after = FULL_FRAME.parse(msg.forward_frames([message], NOW + 1_000_001))
         self.assertEqual(after.fixed, {**before.fixed, "hop_count": 1})
         self.assertEqual(after.body, before.body)
         self.assertEqual(after.hops[0], before.hops[0])
@@ -241,37 +257,56 @@ class ForwardTests(SynchronousTestCase):
         frame = bytearray(msg.publish_frame(Publish("c", b"d\0"), 9, NOW))
         for start, stop in ((69, 72), (92, 128), (164, 168), (200, 456)):
             frame[start:stop] = b"\xee" * (stop - start)
-        out = msg.forward_frame(self.read(bytes(frame)), NOW)
+        out = msg.forward_frames([self.read(bytes(frame))], NOW)
         self.assertNotIn(b"\xee", out)
 
     def test_source(self):
         """A source that was filled in is told to others, in both places."""
         message = self.read(recorded_frame(), PEER)
-        after = FULL_FRAME.parse(msg.forward_frame(message, NOW))
+        after = FULL_FRAME.parse(msg.forward_frames([message], NOW))
         expected = (PEER.family, PEER.port, PEER.address)
         fragment, fixed = after.fragment, after.fixed
         self.assertEqual((fragment.family, fragment.port, fragment.address), expected)
         self.assertEqual((fixed.inner_family, fixed.inner_port, fixed.inner_address), expected)
 
+    def test_several(self):
+        """Their frames follow one another, each with the times of its own message."""
+        one, other = self.read(recorded_frame()), self.read(recorded_frame(), PEER)
+        other = msgspec.structs.replace(other, received_us=NOW + 5)
+        frames = msg.forward_frames([one, other, one], NOW + 9)
+        alone = [msg.forward_frames([message], NOW + 9) for message in (one, other)]
+        self.assertEqual(frames, alone[0] + alone[1] + alone[0])
+
+    def test_shared(self):
+        """Bytes are made once for all that send them within 10 ms."""
+        command = Forward([self.read(recorded_frame())])
+        first = msg.forwarded(command, NOW)
+        self.assertEqual(first, msg.forward_frames(command.messages, NOW))
+        self.assertIs(msg.forwarded(command, NOW + 10_000), first)
+        later = msg.forwarded(command, NOW + 10_001)
+        self.assertEqual(later, msg.forward_frames(command.messages, NOW + 10_001))
+        # The clock was set back.
+        self.assertEqual(msg.forwarded(command, NOW), first)
+
     def test_hop_limit(self):
         """A message is forwarded eight times, with all nine records, and then no more."""
         frame = msg.publish_frame(Publish("c", b"d\0"), 9, NOW)
         for hop in range(1, 9):
-            frame = msg.forward_frame(self.read(frame), NOW + hop)
+            frame = msg.forward_frames([self.read(frame)], NOW + hop)
         parsed = FULL_FRAME.parse(frame)
         self.assertEqual(parsed.fixed.hop_count, 8)
         micros = [one.sent_sec * 1_000_000 + one.sent_nsec // 1000 for one in parsed.hops]
         self.assertEqual(micros, [NOW + hop for hop in range(9)])
         message = self.read(frame)
         self.assertEqual(message.hop_count, 9)
-        error = self.assertRaises(PublishError, msg.forward_frame, message, NOW)
+        error = self.assertRaises(PublishError, msg.forward_frames, [message], NOW)
         self.assertEqual(error.rc, 40)
 
     def test_too_long_for_one_frame(self):
         """Nothing is sent in fragments, which C peers cannot put together."""
         body = b"c\0" + bytes(MAX_MESSAGE_BYTES)
         message = Message("c", 0, 0, 0, 0, 1, 0, None, len(body), bytes(384) + body, 386, NOW)
-        error = self.assertRaises(PublishError, msg.forward_frame, message, NOW)
+        error = self.assertRaises(PublishError, msg.forward_frames, [message], NOW)
         self.assertEqual(error.rc, 90)
 
 
@@ -358,7 +393,7 @@ class ReadRunTests(SynchronousTestCase):
         reading.run(frame)
         (message,) = reading.events
         self.assertEqual(message.channel, "a\udcffb")
-        self.assertIn(b"a\xffb\0x\0", msg.forward_frame(message, NOW))
+        self.assertIn(b"a\xffb\0x\0", msg.forward_frames([message], NOW))
 
     def test_source_of_the_publisher_is_believed(self):
         """The peer's address is only for messages without a source."""
@@ -370,7 +405,7 @@ class ReadRunTests(SynchronousTestCase):
         changed = Message(*(getattr(message, name) for name in Message.__struct_fields__[:7]),
             other, message.credit, message.image, message.body_offset)  # fmt: skip
         reading = Reading()
-        reading.run(msg.forward_frame(changed, NOW))
+        reading.run(msg.forward_frames([changed], NOW))
         self.assertEqual(reading.events[0].source, other)
 
     def test_credential(self):

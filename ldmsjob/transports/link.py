@@ -294,7 +294,7 @@ class LinkProtocol(Protocol):
             return
         self._outbox.add(self)
         if type(command) is Forward:
-            self._batched += command.message.credit
+            self._batched += command.credit
             if self._batched >= BATCH_BYTES:
                 # A long queue may empty itself in one read. Stop where the transport chokes.
                 self.flush()

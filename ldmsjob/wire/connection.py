@@ -212,6 +212,11 @@ class LdmsConnection:
             while not self._paused and self.error is None:
                 if enabled and self._reader is not None:
                     at = self._reader.read_run(data, at, end, now_us, events)
+                if at < end and self._reader is not None:
+                    at, count, credit, rc = msg.read_credit_run(data, at, end)
+                    if count:
+                        self._credit_returned(count, credit, rc, events)
+                        continue
                 if end - at < zap.HEAD_BYTES:
                     wanted = zap.HEAD_BYTES
                     break
@@ -341,14 +346,16 @@ class LdmsConnection:
         assert self._reader is not None
         self._reader.read_fragment(data, at, stop, self._enabled_now, self._now_us, events)
 
-    def _credit_returned(
+    def _wrong_credit(
         self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
     ) -> None:
-        credit, rc = msg.read_credit(data, at, stop)
+        raise PeerError("SEND_QUOTA of a wrong length")
+
+    def _credit_returned(self, count: int, credit: int, rc: int, events: list[WireEvent]) -> None:
         self.allowance.returned(credit)
         if rc == errno.EOPNOTSUPP:
             self.allowance.refuse()
-        events.append(CreditReturned(credit, rc))
+        events.append(CreditReturned(credit, rc, count))
 
     def _quota_changed(
         self, xid: bytes, data: bytes, at: int, stop: int, events: list[WireEvent]
@@ -429,10 +436,9 @@ class LdmsConnection:
                 b"".join([msg.credit_frame(amount, rc) for amount in command.amounts])
             )
         elif isinstance(command, Forward):
-            message = command.message
-            frame = msg.forward_frame(message, now_us)
-            self.allowance.spend(len(message.image) - msg.BODY_OVERHEAD, now_us)
-            self._output.append(frame)
+            frames = msg.forwarded(command, now_us)
+            self.allowance.spend(command.credit, now_us)
+            self._output.append(frames)
         elif isinstance(command, Publish):
             frame = msg.publish_frame(command, self._number, now_us)
             self.allowance.spend(len(frame) - msg.TAG_AT, now_us)
@@ -499,7 +505,7 @@ _COUNTED_KINDS = frozenset((zap.SENDRECV, zap.ACCEPTED, zap.REJECTED, zap.ACK_AC
 _REQUESTS: dict[int, _RequestAction] = {
     xprt.SEND_MSG: LdmsConnection._daemon_request,
     xprt.AUTH_MSG: LdmsConnection._late_authentication,
-    xprt.SEND_QUOTA: LdmsConnection._credit_returned,
+    xprt.SEND_QUOTA: LdmsConnection._wrong_credit,
     xprt.QUOTA_RECONFIG: LdmsConnection._quota_changed,
     xprt.RATE_RECONFIG: LdmsConnection._rate_changed,
     xprt.MSG: LdmsConnection._message,

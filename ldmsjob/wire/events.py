@@ -145,13 +145,16 @@ class UnsubscribeAnswered(msgspec.Struct, frozen=True, gc=False):
 
 
 class CreditReturned(msgspec.Struct, frozen=True, gc=False):
-    """The peer is done with a message of ours; the quota is already corrected.
+    """The peer is done with messages of ours; the quota is already corrected.
 
     ``rc`` 95: its message service is off, and nothing more may be published on this link.
     """
 
     credit: int
+    """Of all of them together."""
     rc: int
+    count: int = 1
+    """How many they are."""
 
 
 class QuotaChanged(msgspec.Struct, frozen=True, gc=False):
@@ -224,11 +227,50 @@ class Publish(msgspec.Struct, frozen=True, gc=False):
     gid: int = 0
     perm: int = 0o440
 
+    @property
+    def credit(self) -> int:
+        """What the peer will return for it."""
+        return len(self.channel.encode("utf-8", "surrogateescape")) + 1 + len(self.data)
 
-class Forward(msgspec.Struct, frozen=True, gc=False):
-    """Pass on a message that another link brought."""
+    @property
+    def count(self) -> int:
+        """One message."""
+        return 1
 
-    message: Message
+    def singly(self) -> Sequence[Publish]:
+        """It is one message."""
+        return (self,)
+
+
+class Forward(msgspec.Struct, gc=False):
+    """Pass on messages that other links brought: all of them, or none.
+
+    The same command may be sent to any number of peers: its bytes are made once for all.
+    """
+
+    messages: Sequence[Message]
+    credit: int = 0
+    """Of all of them together; worked out here."""
+    frames: bytes = b""
+    """For ``wire.msg.forwarded`` only: what it made of them, and when."""
+    framed_us: int = 0
+    singles: Sequence[Forward] = ()
+    """For ``singly`` only."""
+
+    def __post_init__(self) -> None:
+        """Add up the credit."""
+        self.credit = sum([message.credit for message in self.messages])
+
+    @property
+    def count(self) -> int:
+        """How many messages there are."""
+        return len(self.messages)
+
+    def singly(self) -> Sequence[Forward]:
+        """A command for each of the messages, the same at every call."""
+        if not self.singles:
+            self.singles = [Forward((message,)) for message in self.messages]
+        return self.singles
 
 
 class ReturnCredit(msgspec.Struct, frozen=True, gc=False):

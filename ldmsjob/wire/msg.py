@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from functools import lru_cache
 
 from construct import Bytes, Int8ub, Int16ub, Int32sb, Int32ub, Int64sb, Int64ub, Padding
@@ -19,6 +20,7 @@ from ldmsjob.wire.events import (
     MAX_HOPS,
     MAX_MESSAGE_BYTES,
     Credential,
+    Forward,
     Message,
     Publish,
     Refused,
@@ -36,11 +38,14 @@ MORE = 1
 FIRST = 2
 """Fragment flag: this is the first one."""
 
+SHARED_US = 10_000
+"""How long after a message was first sent on the same bytes are sent to other peers. The time of
+departure in them is wrong by so much at most."""
+
+SOURCE = Declaration("family" / Int16ub, "port" / Int16ub, "address" / Bytes(16))
 FRAGMENT_HEAD = Declaration(
     *REQUEST_HEAD.subcons,
-    "family" / Int16ub,
-    "port" / Int16ub,
-    "address" / Bytes(16),
+    *SOURCE.subcons,
     "number" / Int64ub,
     # The low byte of a little-endian word. C peers leave garbage in its other bits.
     "flags" / Int8ub,
@@ -75,7 +80,6 @@ SUBSCRIPTION_HEAD = Declaration(*REQUEST_HEAD.subcons, "word" / Bytes(4), "rate"
 """MSG_SUB and MSG_UNSUB in front of the match string. See ``match_word``."""
 SUBSCRIPTION_REPLY_HEAD = Declaration(*REPLY_HEAD.subcons, "text_len" / Int32ub)
 
-_FRAME = flat_struct(COUNTED_HEAD, FRAGMENT_HEAD, MESSAGE_FIXED)
 _FAST = flat_struct(
     COUNTED_HEAD,
     FRAGMENT_HEAD,
@@ -86,24 +90,44 @@ _FAST = flat_struct(
         *("body_len", "type", "uid", "gid", "perm", "hop_count"),
     ),
 )
+_HEADS = [
+    flat_struct(
+        *(COUNTED_HEAD, FRAGMENT_HEAD, MESSAGE_FIXED),
+        *(Declaration("records" / Bytes(hops * HOP.sizeof())), HOP),
+        Declaration(Padding((MAX_HOPS - hops) * HOP.sizeof())),
+        only=(
+            *("kind", "length", "data_len", "command", "request_len", "number", "flags"),
+            *("inner_number", "body_len", "type", "uid", "gid", "perm", "tag_hash", "hop_count"),
+            *("records", "received_sec", "received_nsec", "sent_sec", "sent_nsec"),
+        ),
+    )
+    for hops in range(MAX_HOPS + 1)
+]
+"""All in front of the channel name of a message that comes over so many hops, by that number: with
+the records of those hops as they are, and ours. But without its source."""
 _FRAGMENT = flat_struct(FRAGMENT_HEAD, only=("family", "port", "address", "number", "flags"))
-_SOURCE = flat_struct(FRAGMENT_HEAD, only=("family", "port", "address"))
+_SOURCE = flat_struct(SOURCE)
 _MESSAGE = flat_struct(MESSAGE_FIXED, only=("body_len", "type", "uid", "gid", "perm", "hop_count"))
 _TAG_HASH = flat_struct(MESSAGE_FIXED, only=("tag_hash",))
-_HOP = flat_struct(HOP)
-_CREDIT = flat_struct(CREDIT, only=("credit", "rc"))
 _CREDIT_FRAME = flat_struct(COUNTED_HEAD, CREDIT)
+_CREDIT_RUN = flat_struct(
+    *(COUNTED_HEAD, CREDIT),
+    only=("kind", "length", "data_len", "command", "request_len", "credit", "rc"),
+)
 _SUBSCRIPTION = flat_struct(SUBSCRIPTION_HEAD)
 _SUBSCRIPTION_REPLY = flat_struct(SUBSCRIPTION_REPLY_HEAD)
 
 _SOURCE_AT = REQUEST_HEAD.sizeof()
 _HOPS_AT = MESSAGE_FIXED.sizeof()
+_HOP_BYTES = HOP.sizeof()
 _FRAGMENT_AT = COUNTED_HEAD.sizeof()
 _MESSAGE_AT = _FRAGMENT_AT + FRAGMENT_HEAD.sizeof()
+_SOURCES_AT = _FRAGMENT_AT + _SOURCE_AT, _MESSAGE_AT
 TAG_AT = _MESSAGE_AT + BODY_OVERHEAD
 """Where the channel name of an unfragmented message begins in its frame."""
 _TAG_AT = TAG_AT - _FRAGMENT_AT  # in the payload
-_NO_ADDRESS = bytes(16)
+_CREDIT_BYTES = _CREDIT_FRAME.size
+_CREDIT_PAYLOAD = _CREDIT_BYTES - _FRAGMENT_AT
 _HASH_PRIME = 0x0100_0193
 
 
@@ -113,18 +137,37 @@ _HASH_PRIME = 0x0100_0193
 @lru_cache(maxsize=4096)
 def credit_frame(credit: int, rc: int = 0) -> bytes:
     """The SEND_QUOTA frame that returns ``credit`` bytes."""
-    size = _CREDIT_FRAME.size
-    payload = size - _FRAGMENT_AT
-    head = (SENDRECV, 0, size, NO_FRAME_XID, NO_CTXT, payload)
-    return _CREDIT_FRAME.pack(*head, NO_XID, SEND_QUOTA, payload, credit, rc)
+    head = (SENDRECV, 0, _CREDIT_BYTES, NO_FRAME_XID, NO_CTXT, _CREDIT_PAYLOAD)
+    return _CREDIT_FRAME.pack(*head, NO_XID, SEND_QUOTA, _CREDIT_PAYLOAD, credit, rc)
 
 
-def read_credit(data: bytes, at: int, stop: int) -> tuple[int, int]:
-    """Credit and rc of the SEND_QUOTA that is ``data[at:stop]``."""
-    if stop - at != _CREDIT.size:
-        raise PeerError("SEND_QUOTA of a wrong length")
-    credit, rc = _CREDIT.unpack_from(data, at)
-    return credit, rc
+def read_credit_run(data: bytes, at: int, end: int) -> tuple[int, int, int, int]:
+    """The whole SEND_QUOTA frames that begin at ``at`` and have one rc: where they end, how many
+    there are, the credit of all of them, and that rc. None where something else begins."""
+    count = credit = rc = 0
+    last = end - _CREDIT_BYTES
+    startswith = data.startswith
+    while at <= last:
+        kind, length, data_len, command, request_len, amount, error = _CREDIT_RUN.unpack_from(
+            data, at
+        )
+        if (
+            command != SEND_QUOTA
+            or kind != SENDRECV
+            or length != _CREDIT_BYTES
+            or not data_len == request_len == _CREDIT_PAYLOAD
+            or (count and error != rc)
+        ):
+            break
+        frame = data[at : at + _CREDIT_BYTES]
+        rc = error
+        while True:  # Often the next ones are the same, byte by byte.
+            at += _CREDIT_BYTES
+            count += 1
+            credit += amount
+            if not startswith(frame, at, end):
+                break
+    return at, count, credit, rc
 
 
 # Subscriptions
@@ -215,57 +258,90 @@ def hash_of_message(message: Message) -> int:
     return int.from_bytes(_TAG_HASH.unpack_from(message.image, 0)[0], "little")
 
 
+def forwarded(command: Forward, now_us: int) -> bytes:
+    """The frames of what is to be forwarded: those that were made for another peer, when that is
+    not long ago. Raises what ``forward_frames`` does."""
+    if not command.frames or not 0 <= now_us - command.framed_us <= SHARED_US:
+        command.frames = forward_frames(command.messages, now_us)
+        command.framed_us = now_us
+    return command.frames
+
+
 def publish_frame(command: Publish, number: int, now_us: int) -> bytes:
     """The frame of a message of our own. Raises ``PublishError``: rc 90 too long, 22 bad name."""
     tag = wire_text(command.channel)
-    body = tag + command.data
+    size = len(tag) + len(command.data)
+    _check_size(size)
+    payload = _TAG_AT + size
     seconds, micros = divmod(now_us, 1_000_000)
-    hop = _HOP.pack(seconds, micros * 1000, seconds, micros * 1000)
-    identity = (command.kind, command.uid, command.gid, command.perm, tag_hash(tag[:-1]))
-    return _message_frame(None, number, identity, 0, hop, body)
+    head = _HEADS[0].pack(
+        *(SENDRECV, TAG_AT + size, payload, MSG, payload, number, FIRST, number, size),
+        *(command.kind, command.uid, command.gid, command.perm, tag_hash(tag[:-1])),
+        *(0, b"", seconds, micros * 1000, seconds, micros * 1000),
+    )
+    return b"".join((head, tag, command.data))
 
 
-def forward_frame(message: Message, now_us: int) -> bytes:
-    """The frame of a message that another link brought, with our hop record.
+def forward_frames(messages: Sequence[Message], now_us: int) -> bytes:
+    """The frames of messages that other links brought, with our hop records.
 
-    What its sender left in places without meaning is not passed on. Raises ``PublishError``: rc 90
-    too long for one frame, 40 too many hops.
+    What their senders left in places without meaning is not passed on. Raises ``PublishError``: rc
+    90 too long for one frame, 40 too many hops.
     """
-    hops = message.hop_count
-    if hops > MAX_HOPS:
-        raise PublishError("a message that came over too many hops", rc=errno.ELOOP)
-    image = message.image
     seconds, micros = divmod(now_us, 1_000_000)
-    came_seconds, came_micros = divmod(message.received_us or now_us, 1_000_000)
-    hop = _HOP.pack(came_seconds, came_micros * 1000, seconds, micros * 1000)
-    before = image[_HOPS_AT : _HOPS_AT + hops * _HOP.size]
-    (hashed,) = _TAG_HASH.unpack_from(image, 0)
-    identity = (message.kind, message.uid, message.gid, message.perm, hashed)
-    body = image[BODY_OVERHEAD:]
-    return _message_frame(message.source, message.number, identity, hops, before + hop, body)
+    nanos = micros * 1000
+    came_us, came_seconds, came_nanos = -1, 0, 0
+    parts: list[bytes | bytearray] = []
+    for message in messages:
+        hops, size, image = message.hop_count, message.credit, message.image
+        if hops > MAX_HOPS:
+            raise PublishError("a message that came over too many hops", rc=errno.ELOOP)
+        _check_size(size)
+        payload = _TAG_AT + size
+        number = message.number
+        if message.received_us != came_us:
+            came_us = message.received_us
+            came_seconds, micros = divmod(came_us or now_us, 1_000_000)
+            came_nanos = micros * 1000
+        head: bytes | bytearray = _HEADS[hops].pack(
+            SENDRECV,
+            TAG_AT + size,
+            payload,
+            MSG,
+            payload,
+            number,
+            FIRST,
+            number,
+            size,
+            message.kind,
+            message.uid,
+            message.gid,
+            message.perm,
+            _TAG_HASH.unpack_from(image)[0],
+            hops,
+            image[_HOPS_AT : _HOPS_AT + hops * _HOP_BYTES],
+            came_seconds,
+            came_nanos,
+            seconds,
+            nanos,
+        )
+        source = message.source
+        if source is not None:
+            head = bytearray(head)
+            for at in _SOURCES_AT:
+                _SOURCE.pack_into(head, at, source.family, source.port, source.address)
+        parts.append(head)
+        parts.append(image[BODY_OVERHEAD:])
+    return b"".join(parts)
 
 
-def _message_frame(
-    source: SourceAddress | None,
-    number: int,
-    identity: tuple[int, int, int, int, bytes],
-    hops: int,
-    records: bytes,
-    body: bytes,
-) -> bytes:
-    size = len(body)
+def _check_size(size: int) -> None:
     if size > MAX_MESSAGE_BYTES:
         raise PublishError(
             f"a message of {size} bytes is longer than {MAX_MESSAGE_BYTES}, the most that fits a"
             " frame together with its channel's name",
             rc=errno.EMSGSIZE,
         )
-    origin = (0, 0, _NO_ADDRESS) if source is None else (source.family, source.port, source.address)
-    length = TAG_AT + size
-    payload = length - _FRAGMENT_AT
-    head = (SENDRECV, 0, length, NO_FRAME_XID, NO_CTXT, payload, NO_XID, MSG, payload)
-    fixed = _FRAME.pack(*head, *origin, number, FIRST, *origin, number, size, *identity, hops)
-    return b"".join((fixed, records.ljust(BODY_OVERHEAD - _HOPS_AT, b"\0"), body))
 
 
 # Receiving messages
@@ -507,4 +583,4 @@ class MessageReader:
 
 def _source(data: bytes, at: int) -> SourceAddress:
     """The source in the head of the fragment at ``at``."""
-    return SourceAddress(*_SOURCE.unpack_from(data, at))
+    return SourceAddress(*_SOURCE.unpack_from(data, at + _SOURCE_AT))

@@ -38,9 +38,9 @@ def endpoint_of_message(source: SourceAddress | None, tag_hash: int, endpoints: 
 
 
 def endpoint_of(command: Forward | Publish, endpoints: int) -> int:
-    """The index of the endpoint on which we send that message."""
+    """The index of the endpoint on which we send that message; of several, the first."""
     if isinstance(command, Forward):
-        message = command.message
+        message = command.messages[0]
         return endpoint_of_message(message.source, hash_of_message(message), endpoints)
     return endpoint_of_message(None, hash_of_channel(command.channel), endpoints)
 

@@ -150,9 +150,9 @@ class Publisher:
         """Count credit."""
         for event in events:
             if type(event) is CreditReturned:
-                self.credited += 1
-                self._under_way -= 1
-                self.refused += event.rc != 0
+                self.credited += event.count
+                self._under_way -= event.count
+                self.refused += event.count if event.rc else 0
         self.send()
 
     def link_drained(self, link: ILink) -> None:

@@ -56,7 +56,7 @@ class Site(FakeSite):
     def link_events(self, link: ILink, events: Sequence[Any]) -> None:
         """Count it."""
         super().link_events(link, events)
-        self.credits += sum(type(event) is CreditReturned for event in events)
+        self.credits += sum(event.count for event in events if type(event) is CreditReturned)
 
 
 async def until(condition: Any) -> None:

@@ -390,14 +390,14 @@ def messages(data: bytes) -> None:
         expect(reader.kept_bytes <= SMALL.partial_message_bytes, "too much is kept")
     returned = 0
     for frame in output:
-        returned += msg.read_credit(frame, 24, len(frame))[0]
+        returned += msg.read_credit_run(frame, 0, len(frame))[2]
     for event in events:
         if isinstance(event, Message):
             same(len(event.image), BODY_OVERHEAD + event.credit, "length of a message")
             expect(event.image.find(b"\0", BODY_OVERHEAD) == event.body_offset - 1, "its name")
             returned += event.credit
             try:
-                msg.forward_frame(event, WALL_US)
+                msg.forward_frames([event], WALL_US)
             except PublishError:
                 pass
     expect(returned <= spent, f"{returned} bytes of credit for {spent}")

@@ -114,8 +114,8 @@ class Publisher:
         """Count credit."""
         for event in events:
             if type(event) is CreditReturned:
-                self.credited += 1
-                self.refused += event.rc != 0
+                self.credited += event.count
+                self.refused += event.count if event.rc else 0
 
     def link_drained(self, link: ILink) -> None:
         """The next round sends."""
