@@ -112,9 +112,14 @@ def _end(number: int, frame: FrameType | None) -> None:
 def run(parts: Sequence[Part], options: argparse.Namespace) -> Rounds:
     """Every part on every side, side after side, round after round."""
     rounds: Rounds = {}
-    for part in parts:
-        if options.only and not any(word in part.name for word in options.only):
-            continue
+    wanted = [
+        part
+        for part in parts
+        if not options.only or any(word in part.name for word in options.only)
+    ]
+    if not wanted:
+        raise SystemExit(f"--only: the parts are {', '.join(part.name for part in parts)}")
+    for part in wanted:
         for number in range(options.rounds):
             for side in part.sides:
                 progress = f"{part.name}: round {number + 1} of {options.rounds}, {side.name}"
