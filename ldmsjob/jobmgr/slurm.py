@@ -18,11 +18,9 @@ from ldmsjob.errors import Busy
 from ldmsjob.interfaces import IChannelJobManager, IJobManagerContext, ISubscription
 from ldmsjob.jobmgr.reconciler import REJECTIONS, Reconciler
 from ldmsjob.jobmgr.slurm_messages import (
-    FIRST_SPECIAL_STEP,
-    HAS_STEP,
-    MASK,
-    NOTICES,
+    SlurmMessage,
     decode,
+    is_of_special_step,
     reason_of,
     repair,
 )
@@ -56,6 +54,8 @@ class SlurmJobManager:
         self._subscription: ISubscription | None = None
         self._reconciler = Reconciler(context, self.resource_manager)
         self._state = "STOPPED"
+        self._messages = 0
+        """Those of this turn."""
 
     @property
     def state(self) -> str:
@@ -91,34 +91,43 @@ class SlurmJobManager:
     def received(self, message: Message) -> None:
         """Apply what one message says."""
         context = self._context
-        stats = context.stats
-        stats.add("messages")
+        messages = self._messages = self._messages + 1
+        if messages == 1:
+            context.at_turn_end(self._count)
         if message.kind != JSON:
-            stats.add("not_json")
+            context.stats.add("not_json")
             return
         body = message.body
         try:
             content = decode(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            reason = reason_of(error)
-            content = repair(body) if reason == "syntax" else None
-            if content is None:
-                self._reject(reason, str(error))
+            repaired = self._repaired(body, error)
+            if repaired is None:
                 return
-            stats.add("repaired")
-        kind = type(content)
-        data = content.data
-        if kind in HAS_STEP and data.step_id is not None:
-            step_id = data.step_id
-            if step_id < 0 or step_id >= FIRST_SPECIAL_STEP:
-                stats.add("special_step")
-                return
-        if data.job_id <= 0:
-            if not data.job_id:
-                self._reject("job_id", "job id 0 names no job")
-                return
-            data.job_id &= MASK
-        context.apply(NOTICES[kind](content), context.received_time_us())
+            content = repaired
+        notice = content.notice()
+        if notice is not None:
+            context.apply(notice, context.received_time_us())
+        elif is_of_special_step(content):
+            context.stats.add("special_step")
+        else:
+            self._reject("job_id", "job id 0 names no job")
+
+    def _count(self) -> None:
+        """Once a turn."""
+        messages, self._messages = self._messages, 0
+        self._context.stats.add("messages", messages)
+
+    def _repaired(self, body: bytes, error: Exception) -> SlurmMessage | None:
+        """What a message that could not be decoded must mean; None, and counted, when that is not
+        certain."""
+        reason = reason_of(error)
+        content = repair(body) if reason == "syntax" else None
+        if content is None:
+            self._reject(reason, str(error))
+        else:
+            self._context.stats.add("repaired")
+        return content
 
     def _reject(self, reason: str, detail: str) -> None:
         self._context.stats.add(f"rejected_{reason}")

@@ -9,13 +9,12 @@ ignored.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
 
 from ldmsjob.facts import JobDetails
-from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
+from ldmsjob.notices import JobExit, JobInit, StepExit, StepInit, TaskExit, TaskInit
 
 FIRST_SPECIAL_STEP = 0xFFFF_FFF0
 """Step ids from here on are Slurm's own: batch, extern, interactive, pending."""
@@ -36,7 +35,8 @@ _NO_VALUE = 0xFFFF_FFFE
 
 
 # What `data` holds. Keys that are not used have no declaration. 0 and "" mean "not available" for
-# everything but uid, gid and the ids that count from 0.
+# everything but uid, gid and the ids that count from 0. Fields stand in the order in which Slurm's
+# notifier sends them, in which they are found soonest.
 
 
 class _Data(msgspec.Struct, kw_only=True, gc=False):
@@ -49,15 +49,15 @@ class _Owned(_Data, kw_only=True, gc=False):
     uid: _Unsigned | None = None
     gid: _Unsigned | None = None
     nnodes: _Natural | None = None
-    total_tasks: _Natural | None = None
     local_tasks: _Natural | None = None
+    total_tasks: _Natural | None = None
 
 
 class _Described(_Owned, kw_only=True, gc=False):
     """And who it is, which our notifier tells in full."""
 
-    job_user: str | None = None
     job_name: str | None = None
+    job_user: str | None = None
     node: _Node | None = None
     array_job_id: _Unsigned | None = None
     array_task_id: _Unsigned | None = None
@@ -67,67 +67,61 @@ class _Described(_Owned, kw_only=True, gc=False):
     partition: str | None = None
     account: str | None = None
 
+    def details(self) -> JobDetails | None:
+        """What places the job in Slurm. The notifier of Slurm tells none of it."""
+        if (
+            self.restart_count is None
+            and self.partition is None
+            and self.account is None
+            and self.array_task_id is None
+            and self.array_job_id is None
+            and self.het_job_id is None
+            and self.het_job_offset is None
+        ):
+            return None
+        details = JobDetails(
+            _count(self.array_job_id) or None,
+            _count(self.array_task_id),
+            _count(self.het_job_id) or None,
+            _count(self.het_job_offset),
+            _count(self.restart_count),
+            self.partition or None,
+            self.account or None,
+        )
+        return details if details != _NO_DETAILS else None
+
 
 class _StepInitData(_Described, kw_only=True, gc=False):
-    step_id: _Unsigned | None = None
     nodeid: _Unsigned | None = None
+    step_id: _Unsigned | None = None
     subscriber_data: msgspec.Raw = msgspec.Raw()
     """Whatever the user put into his environment; looked into only when it holds anything."""
 
 
 class _TaskInitData(_Owned, kw_only=True, gc=False):
-    task_id: _Unsigned
     step_id: _Unsigned | None = None
-    nodeid: _Unsigned | None = None
-    task_pid: _Pid | None = None
+    task_id: _Unsigned
     task_global_id: _Unsigned | None = None
+    task_pid: _Pid | None = None
+    nodeid: _Unsigned | None = None
 
 
 class _TaskExitData(_Data, kw_only=True, gc=False):
-    task_id: _Unsigned
-    task_exit_status: _Unsigned
     step_id: _Unsigned | None = None
-    nodeid: _Unsigned | None = None
+    task_id: _Unsigned
     task_pid: _Pid | None = None
+    nodeid: _Unsigned | None = None
+    task_exit_status: _Unsigned
 
 
 class _StepExitData(_Data, kw_only=True, gc=False):
-    step_id: _Unsigned | None = None
     nodeid: _Unsigned | None = None
+    step_id: _Unsigned | None = None
 
 
 class _JobExitData(_Data, kw_only=True, gc=False):
     node: _Node | None = None
     job_exit_status: _Unsigned | None = None
-
-
-class _Message(msgspec.Struct, tag_field="event", kw_only=True, gc=False):
-    timestamp: _Natural | None = None
-    timestamp_ns: _Nanoseconds | None = None
-
-
-class _JobInit(_Message, tag="init", kw_only=True, gc=False):
-    data: _Described
-
-
-class _StepInit(_Message, tag="step_init", kw_only=True, gc=False):
-    data: _StepInitData
-
-
-class _TaskInit(_Message, tag="task_init_priv", kw_only=True, gc=False):
-    data: _TaskInitData
-
-
-class _TaskExit(_Message, tag="task_exit", kw_only=True, gc=False):
-    data: _TaskExitData
-
-
-class _StepExit(_Message, tag="step_exit", kw_only=True, gc=False):
-    data: _StepExitData
-
-
-class _JobExit(_Message, tag="exit", kw_only=True, gc=False):
-    data: _JobExitData
 
 
 class _SubscriberData(msgspec.Struct):
@@ -136,19 +130,7 @@ class _SubscriberData(msgspec.Struct):
 
 _NO_DETAILS = JobDetails()
 
-_SlurmMessage = _JobInit | _StepInit | _TaskInit | _TaskExit | _StepExit | _JobExit
-decode = msgspec.json.Decoder(_SlurmMessage, strict=False).decode
-"""One message; raises ``MsgspecError``, ``ValueError`` or ``RecursionError``: see ``reason_of``."""
 _decode_subscriber_data = msgspec.json.Decoder(_SubscriberData).decode
-
-
-def _unsigned(number: int | None) -> int | None:
-    return number if number is None or number >= 0 else number & MASK
-
-
-def _id(number: int | None) -> int:
-    """Of a step, node or task; 0 when the sender does not say it, as the notifier itself does."""
-    return (number & MASK) if number else 0
 
 
 def _job_tag(text: bytes) -> str | None:
@@ -167,148 +149,171 @@ def _count(number: int | None) -> int | None:
     return number if number < _NO_VALUE else None
 
 
-def _details(data: _Described) -> JobDetails | None:
-    """What places the job in Slurm. The notifier of Slurm tells none of it."""
-    if (
-        data.restart_count is None
-        and data.partition is None
-        and data.account is None
-        and data.array_task_id is None
-        and data.array_job_id is None
-        and data.het_job_id is None
-        and data.het_job_offset is None
-    ):
-        return None
-    details = JobDetails(
-        _count(data.array_job_id) or None,
-        _count(data.array_task_id),
-        _count(data.het_job_id) or None,
-        _count(data.het_job_offset),
-        _count(data.restart_count),
-        data.partition or None,
-        data.account or None,
-    )
-    return details if details != _NO_DETAILS else None
+# The messages. `notice` runs once for each: what is nearly always so is written out in it, and
+# calls are kept for what is rare. A step, a node or a task that is not named is 0, as in the
+# notifier itself.
 
 
-# One function for each kind of message. They run once a message: what is nearly always so is
-# written out here, and calls are kept for what is rare.
+class _Message(msgspec.Struct, tag_field="event", kw_only=True, gc=False):
+    timestamp: _Natural | None = None
+    timestamp_ns: _Nanoseconds | None = None
 
 
-def _job_init(message: _JobInit) -> Notice:
-    data = message.data
-    seconds = message.timestamp
-    exact = message.timestamp_ns
-    return JobInit(
-        str(data.job_id),
-        exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
-        _unsigned(data.uid),
-        _unsigned(data.gid),
-        data.nnodes or None,
-        data.total_tasks or None,
-        data.local_tasks or None,
-        data.job_user or None,
-        data.job_name or None,
-        data.node or None,
-        _details(data),
-    )
+class _JobInit(_Message, tag="init", kw_only=True, gc=False):
+    data: _Described
+
+    def notice(self) -> JobInit | None:
+        data = self.data
+        job_id = data.job_id
+        if not job_id:
+            return None
+        seconds, exact = self.timestamp, self.timestamp_ns
+        uid, gid = data.uid, data.gid
+        return JobInit(
+            str(job_id if job_id > 0 else job_id & MASK),
+            exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
+            uid if uid is None or uid >= 0 else uid & MASK,
+            gid if gid is None or gid >= 0 else gid & MASK,
+            data.nnodes or None,
+            data.total_tasks or None,
+            data.local_tasks or None,
+            data.job_user or None,
+            data.job_name or None,
+            data.node or None,
+            data.details(),
+        )
 
 
-def _step_init(message: _StepInit) -> Notice:
-    data = message.data
-    seconds = message.timestamp
-    exact = message.timestamp_ns
-    subscriber_data = bytes(data.subscriber_data)
-    return StepInit(
-        str(data.job_id),
-        _id(data.step_id),
-        _id(data.nodeid),
-        exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
-        data.job_user or None,
-        data.job_name or None,
-        _job_tag(subscriber_data) if len(subscriber_data) > 2 else None,
-        _unsigned(data.uid),
-        _unsigned(data.gid),
-        data.nnodes or None,
-        data.total_tasks or None,
-        data.local_tasks or None,
-        data.node or None,
-        _details(data),
-    )
+class _StepInit(_Message, tag="step_init", kw_only=True, gc=False):
+    data: _StepInitData
+
+    def notice(self) -> StepInit | None:
+        data = self.data
+        job_id = data.job_id
+        step_id = data.step_id or 0
+        if not (job_id and 0 <= step_id < FIRST_SPECIAL_STEP):
+            return None
+        seconds, exact = self.timestamp, self.timestamp_ns
+        node_id = data.nodeid or 0
+        uid, gid = data.uid, data.gid
+        subscriber_data = data.subscriber_data
+        return StepInit(
+            str(job_id if job_id > 0 else job_id & MASK),
+            step_id,
+            node_id if node_id >= 0 else node_id & MASK,
+            exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
+            data.job_user or None,
+            data.job_name or None,
+            _job_tag(subscriber_data) if len(subscriber_data) > 2 else None,
+            uid if uid is None or uid >= 0 else uid & MASK,
+            gid if gid is None or gid >= 0 else gid & MASK,
+            data.nnodes or None,
+            data.total_tasks or None,
+            data.local_tasks or None,
+            data.node or None,
+            data.details(),
+        )
 
 
-def _task_init(message: _TaskInit) -> Notice:
-    data = message.data
-    seconds = message.timestamp
-    exact = message.timestamp_ns
-    return TaskInit(
-        str(data.job_id),
-        _id(data.step_id),
-        _id(data.nodeid),
-        _id(data.task_id),
-        exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
-        data.task_pid or None,
-        _unsigned(data.task_global_id),
-        _unsigned(data.uid),
-        _unsigned(data.gid),
-        data.nnodes or None,
-        data.total_tasks or None,
-        data.local_tasks or None,
-    )
+class _TaskInit(_Message, tag="task_init_priv", kw_only=True, gc=False):
+    data: _TaskInitData
+
+    def notice(self) -> TaskInit | None:
+        data = self.data
+        job_id = data.job_id
+        step_id = data.step_id or 0
+        if not (job_id and 0 <= step_id < FIRST_SPECIAL_STEP):
+            return None
+        seconds, exact = self.timestamp, self.timestamp_ns
+        node_id, task_id = data.nodeid or 0, data.task_id
+        rank, uid, gid = data.task_global_id, data.uid, data.gid
+        return TaskInit(
+            str(job_id if job_id > 0 else job_id & MASK),
+            step_id,
+            node_id if node_id >= 0 else node_id & MASK,
+            task_id if task_id >= 0 else task_id & MASK,
+            exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
+            data.task_pid or None,
+            rank if rank is None or rank >= 0 else rank & MASK,
+            uid if uid is None or uid >= 0 else uid & MASK,
+            gid if gid is None or gid >= 0 else gid & MASK,
+            data.nnodes or None,
+            data.total_tasks or None,
+            data.local_tasks or None,
+        )
 
 
-def _task_exit(message: _TaskExit) -> Notice:
-    data = message.data
-    seconds = message.timestamp
-    exact = message.timestamp_ns
-    status = data.task_exit_status
-    return TaskExit(
-        str(data.job_id),
-        _id(data.step_id),
-        _id(data.nodeid),
-        _id(data.task_id),
-        status if status < 2**31 else status - 2**32,
-        exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
-        data.task_pid or None,
-    )
+class _TaskExit(_Message, tag="task_exit", kw_only=True, gc=False):
+    data: _TaskExitData
+
+    def notice(self) -> TaskExit | None:
+        data = self.data
+        job_id = data.job_id
+        step_id = data.step_id or 0
+        if not (job_id and 0 <= step_id < FIRST_SPECIAL_STEP):
+            return None
+        seconds, exact = self.timestamp, self.timestamp_ns
+        node_id, task_id, status = data.nodeid or 0, data.task_id, data.task_exit_status
+        return TaskExit(
+            str(job_id if job_id > 0 else job_id & MASK),
+            step_id,
+            node_id if node_id >= 0 else node_id & MASK,
+            task_id if task_id >= 0 else task_id & MASK,
+            status if status < 2**31 else status - 2**32,
+            exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
+            data.task_pid or None,
+        )
 
 
-def _step_exit(message: _StepExit) -> Notice:
-    data = message.data
-    seconds = message.timestamp
-    exact = message.timestamp_ns
-    return StepExit(
-        str(data.job_id),
-        _id(data.step_id),
-        _id(data.nodeid),
-        exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
-    )
+class _StepExit(_Message, tag="step_exit", kw_only=True, gc=False):
+    data: _StepExitData
+
+    def notice(self) -> StepExit | None:
+        data = self.data
+        job_id = data.job_id
+        step_id = data.step_id or 0
+        if not (job_id and 0 <= step_id < FIRST_SPECIAL_STEP):
+            return None
+        seconds, exact = self.timestamp, self.timestamp_ns
+        node_id = data.nodeid or 0
+        return StepExit(
+            str(job_id if job_id > 0 else job_id & MASK),
+            step_id,
+            node_id if node_id >= 0 else node_id & MASK,
+            exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
+        )
 
 
-def _job_exit(message: _JobExit) -> Notice:
-    data = message.data
-    seconds = message.timestamp
-    exact = message.timestamp_ns
-    status = data.job_exit_status
-    return JobExit(
-        str(data.job_id),
-        exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
-        data.node or None,
-        status if status is None or status < 2**31 else status - 2**32,
-    )
+class _JobExit(_Message, tag="exit", kw_only=True, gc=False):
+    data: _JobExitData
+
+    def notice(self) -> JobExit | None:
+        data = self.data
+        job_id = data.job_id
+        if not job_id:
+            return None
+        seconds, exact = self.timestamp, self.timestamp_ns
+        status = data.job_exit_status
+        return JobExit(
+            str(job_id if job_id > 0 else job_id & MASK),
+            exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
+            data.node or None,
+            status if status is None or status < 2**31 else status - 2**32,
+        )
 
 
-NOTICES: Mapping[type, Callable[[Any], Notice]] = {
-    _JobInit: _job_init,
-    _StepInit: _step_init,
-    _TaskInit: _task_init,
-    _TaskExit: _task_exit,
-    _StepExit: _step_exit,
-    _JobExit: _job_exit,
-}
-"""For each kind of message what makes a notice of it."""
+SlurmMessage = _JobInit | _StepInit | _TaskInit | _TaskExit | _StepExit | _JobExit
+"""Each has a method ``notice()``: what it tells the core. None for one of Slurm's own steps, and
+for job id 0, which names no job."""
 
-HAS_STEP = frozenset((_StepInit, _TaskInit, _TaskExit, _StepExit))
+decode = msgspec.json.Decoder(SlurmMessage, strict=False).decode
+"""One message; raises ``MsgspecError``, ``ValueError`` or ``RecursionError``: see ``reason_of``."""
+
+
+def is_of_special_step(message: SlurmMessage) -> bool:
+    """Whether it is about one of Slurm's own steps."""
+    step_id: int | None = getattr(message.data, "step_id", None)
+    return step_id is not None and not 0 <= step_id < FIRST_SPECIAL_STEP
 
 
 _REASONS = (
@@ -342,7 +347,7 @@ _NAME_ENDS = re.compile(
 )
 
 
-def repair(body: bytes) -> Any | None:
+def repair(body: bytes) -> SlurmMessage | None:
     """Decode a step announcement whose job name is not escaped, or return None.
 
     The name is taken to end at the first place from which on everything is valid.
