@@ -67,8 +67,8 @@ def is_next_step(part: StepNode, time_us: int) -> bool:
     """Whether a step init of a known step and node means another run: all of it has ended."""
     return (
         part.start_us is not None
-        and part.all_ended
         and is_after(time_us, part.start_us)
+        and part.all_ended
         and (part.end_us is None or is_not_before(time_us, part.end_us))
     )
 
@@ -91,13 +91,12 @@ def is_of_earlier(job: Job, earlier: Job, notice: Notice, time_us: int) -> bool:
         return False
     # From here on times do not decide.
     if isinstance(notice, TaskInit | TaskExit):
-        key = (notice.step_id, notice.node_id, notice.task_id)
-        old, new = earlier._tasks.get(key), job._tasks.get(key)
-        return (
-            notice.pid is not None
-            and (old is not None and old.pid == notice.pid)
-            and (new is None or new.pid != notice.pid)
+        if notice.pid is None:
+            return False
+        old, new = (
+            one.find_task(notice.step_id, notice.node_id, notice.task_id) for one in (earlier, job)
         )
+        return old is not None and old.pid == notice.pid and (new is None or new.pid != notice.pid)
     begun_by_seconds = not job.start_us % _SECOND
     node: str | None = getattr(notice, "node", None)
     if node is not None:

@@ -9,6 +9,20 @@ from ldmsjob.jobs import Change, Job, Step, StepNode, Task
 from ldmsjob.notices import JobInit, StepExit, StepInit, TaskExit, TaskInit
 
 
+def fill_new(job: Job, notice: JobInit, time_us: int) -> None:
+    """Take all that the notice tells of a job of which nothing is known."""
+    job.uid = notice.uid
+    job.gid = notice.gid
+    job.node_count = notice.node_count
+    job.total_tasks = notice.total_tasks
+    job.local_tasks = notice.local_tasks
+    job.user = notice.user
+    job.job_name = notice.job_name
+    job.details = notice.details
+    if notice.node is not None:
+        job.add_node(notice.node, time_us)
+
+
 def fill_unknown(change: Change, notice: JobInit | TaskInit | StepInit) -> None:
     """Take from the notice what nobody has told yet."""
     job = change.job
@@ -27,7 +41,7 @@ def fill_unknown(change: Change, notice: JobInit | TaskInit | StepInit) -> None:
     if job.local_tasks is None and notice.local_tasks is not None:
         job.local_tasks = notice.local_tasks
         change.filled = True
-    job.facts_changed()
+    job.known_facts = None
 
 
 def fill_identity(change: Change, notice: JobInit | StepInit, time_us: int) -> None:
@@ -43,93 +57,101 @@ def fill_identity(change: Change, notice: JobInit | StepInit, time_us: int) -> N
         change.described |= job.add_details(notice.details)
     if notice.node is not None:
         job.add_node(notice.node, time_us)
-    job.facts_changed()
+    job.known_facts = None
 
 
 def announce(change: Change, notice: StepInit, time_us: int) -> Step:
-    """Take a step init's facts; the job shows those of the step announced last."""
+    """Take a step init's facts; the job shows those of the step announced last, the change says
+    that it is filled."""
     job = change.job
+    user, job_name, uid, gid = notice.user, notice.job_name, notice.uid, notice.gid
     # Whose it is does not change; and a step takes the name from an environment that is its user's.
-    if notice.user is not None and job.user is None:
-        job.user = notice.user
+    if user is not None and job.user is None:
+        job.user = user
         change.described = True
-    if notice.job_name is not None and notice.job_name != job.job_name:
-        job.job_name = notice.job_name
+    if job_name is not None and job_name != job.job_name:
+        job.job_name = job_name
         change.described = True
-    if notice.uid is not None and notice.uid != job.uid:
-        job.uid = notice.uid
+    if uid is not None and uid != job.uid:
+        job.uid = uid
         change.described = True
-    if notice.gid is not None and notice.gid != job.gid:
-        job.gid = notice.gid
+    if gid is not None and gid != job.gid:
+        job.gid = gid
         change.described = True
-    step, node = _part(job, notice.step_id, notice.node_id)
-    if notice.node_count is not None:
-        job.node_count = step.node_count = notice.node_count
-    if notice.total_tasks is not None:
-        job.total_tasks = step.total_tasks = notice.total_tasks
-    if notice.local_tasks is not None:
-        job.local_tasks = step.local_tasks = notice.local_tasks
+    nodes, total, local = notice.node_count, notice.total_tasks, notice.local_tasks
+    if nodes is not None:
+        job.node_count = nodes
+    if total is not None:
+        job.total_tasks = total
+    if local is not None:
+        job.local_tasks = local
     if notice.job_tag is not None:
         job.job_tag = notice.job_tag
     if notice.details is not None or notice.node is not None:
         fill_identity(change, notice, time_us)
-    job.step_id = notice.step_id
-    job.facts_changed()
-    change.filled = True
-    before = node.expected_tasks
-    node.start_us = time_us
-    node.announced_tasks = notice.local_tasks or 0
-    job.expected_tasks += node.expected_tasks - before
-    step.started = True
-    if step.start_us is None:
-        step.start_us = time_us
+    job.step_id = step_id = notice.step_id
+    job.known_facts = None
+    step = job._steps.get(step_id)
+    if step is None:
+        part = StepNode(time_us, local or 0)
+        step = Step(step_id, {notice.node_id: part}, True, time_us, None, nodes, total, local)
+        job._steps[step_id] = step
+        job.expected_tasks += part.announced_tasks
+    else:
+        _announce_part(job, step, notice, time_us)
     return step
 
 
-def known_part(job: Job, notice: StepInit | StepExit) -> tuple[Step | None, StepNode | None]:
+def _announce_part(job: Job, step: Step, notice: StepInit, time_us: int) -> None:
+    """A further node of a step, or one that is known from its tasks."""
+    if notice.node_count is not None:
+        step.node_count = notice.node_count
+    if notice.total_tasks is not None:
+        step.total_tasks = notice.total_tasks
+    if notice.local_tasks is not None:
+        step.local_tasks = notice.local_tasks
+    part = step.nodes.get(notice.node_id)
+    if part is None:
+        part = step.nodes[notice.node_id] = StepNode()
+    before = part.expected_tasks
+    part.start_us = time_us
+    part.announced_tasks = notice.local_tasks or 0
+    job.expected_tasks += part.expected_tasks - before
+    step.started = True
+    if step.start_us is None:
+        step.start_us = time_us
+
+
+def known_part(
+    job: Job, notice: StepInit | StepExit | TaskInit
+) -> tuple[Step | None, StepNode | None]:
     """What is known of the step, and of its part on the notice's node."""
     step = job._steps.get(notice.step_id)
     return step, step.nodes.get(notice.node_id) if step is not None else None
 
 
-def _part(job: Job, step_id: int, node_id: int) -> tuple[Step, StepNode]:
-    step = job._steps.get(step_id)
-    if step is None:
-        step = job._steps[step_id] = Step(step_id)
-    node = step.nodes.get(node_id)
-    if node is None:
-        node = step.nodes[node_id] = StepNode()
-    return step, node
-
-
-def new_task(change: Change, notice: TaskInit | TaskExit, start_us: int | None) -> Task:
-    """A record for a task that has none."""
-    job = change.job
-    task = Task(notice, len(job.task_records))
-    task.start_us = start_us
-    if type(notice) is TaskInit:
-        task.rank = notice.rank
-    job._tasks[notice.step_id, notice.node_id, notice.task_id] = task
-    job.task_records.append(task)
-    _step, node = _part(job, notice.step_id, notice.node_id)
-    node.open_tasks += 1
-    node.known_tasks += 1
-    if node.known_tasks > node.announced_tasks:
+def new_task(
+    job: Job,
+    part: StepNode | None,
+    notice: TaskInit | TaskExit,
+    start_us: int | None,
+    rank: int | None,
+) -> Task:
+    """A record for a task that has none. ``part`` is that of its node, None when it has none."""
+    if part is None:
+        part = StepNode()
+        step = job._steps.get(notice.step_id)
+        if step is None:
+            step = job._steps[notice.step_id] = Step(notice.step_id)
+        step.nodes[notice.node_id] = part
+    records, tasks = job.task_records, part.tasks
+    step_id, node_id, task_id = notice.step_id, notice.node_id, notice.task_id
+    task = Task(step_id, node_id, task_id, notice.pid, rank, start_us, len(records))
+    records.append(task)
+    tasks[task_id] = task
+    if len(tasks) > part.announced_tasks:
         job.expected_tasks += 1
-    change.tasks.append(task)
     return task
-
-
-def close_task(job: Job, task: Task, time_us: int, status: int, *, reported: bool) -> None:
-    """A task ends. ``reported``: the resource manager said so."""
-    part = job._steps[task.step_id].nodes[task.node_id]
-    if task.end_us is None:
-        part.open_tasks -= 1
-    if part.end_us is None or part.end_us < time_us:
-        part.end_us = time_us
-    task.end_us = time_us
-    task.exit_status = status
-    task.reported = reported
 
 
 def complete(job: Job, notice: JobInit | StepInit, time_us: int) -> list[Change]:
@@ -152,9 +174,7 @@ def complete_task(job: Job, task: Task, notice: TaskInit, time_us: int) -> list[
     task.rank = notice.rank
     if task.pid is None:
         task.pid = notice.pid
-    change = Change(job)
-    change.tasks.append(task)
-    return [change]
+    return [Change(job, tasks=(task,))]
 
 
 def lasting_details(job: Job) -> JobDetails | None:

@@ -5,6 +5,7 @@ Only ``jobtable.JobTable`` changes them; everybody else reads them through ``IJo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,38 +16,26 @@ from ldmsjob.events import JobEvent, JobStarted, StepStarted, TaskStarted
 from ldmsjob.facts import JobDetails, JobFacts, JobKey, Origin, StepFacts, TaskFacts
 from ldmsjob.interfaces import IJob, IMetricSet
 from ldmsjob.jobnodes import JobNodes
-from ldmsjob.notices import TaskExit, TaskInit
+from ldmsjob.notices import TaskInit
+
+# Not tracked by the garbage collector: numbers and one another, in no cycle.
 
 
-class Task:
+class Task(msgspec.Struct, eq=False, gc=False):
     """One task; its present facts."""
 
-    __slots__ = (
-        "end_us",
-        "exit_status",
-        "node_id",
-        "pid",
-        "position",
-        "rank",
-        "reported",
-        "start_us",
-        "step_id",
-        "task_id",
-    )
-
-    def __init__(self, notice: TaskInit | TaskExit, position: int) -> None:
-        self.step_id = notice.step_id
-        self.node_id = notice.node_id
-        self.task_id = notice.task_id
-        self.pid = notice.pid
-        self.rank: int | None = None
-        self.start_us: int | None = None
-        self.end_us: int | None = None
-        self.exit_status: int | None = None
-        self.reported = False
-        """Whether its end came from the resource manager and not from its job's end."""
-        self.position = position
-        """Its index in ``Job.task_records``."""
+    step_id: int
+    node_id: int
+    task_id: int
+    pid: int | None
+    rank: int | None
+    start_us: int | None
+    position: int
+    """Its index in ``Job.task_records``."""
+    end_us: int | None = None
+    exit_status: int | None = None
+    reported: bool = False
+    """Whether its end came from the resource manager and not from its job's end."""
 
     def facts(self) -> TaskFacts:
         """A snapshot."""
@@ -61,6 +50,12 @@ class Task:
             self.exit_status,
         )
 
+    def close(self, time_us: int, status: int, reported: bool) -> None:
+        """It ends. ``reported``: the resource manager said so."""
+        self.end_us = time_us
+        self.exit_status = status
+        self.reported = reported
+
     def is_other_run(self, notice: TaskInit, time_us: int) -> bool:
         """Whether the notice is about the same task id in a later run of the job."""
         if notice.pid is None or self.pid is None or notice.pid == self.pid:
@@ -69,56 +64,47 @@ class Task:
         return known_us is not None and is_after(time_us, known_us)
 
 
-class StepNode:
+class StepNode(msgspec.Struct, eq=False, gc=False):
     """One node's part of a step."""
 
-    __slots__ = ("announced_tasks", "end_us", "ended", "known_tasks", "open_tasks", "start_us")
-
-    def __init__(self) -> None:
-        self.start_us: int | None = None
-        """None until a step init named this node."""
-        self.end_us: int | None = None
-        """When something of it ended last."""
-        self.announced_tasks = 0
-        self.known_tasks = 0
-        self.open_tasks = 0
-        self.ended = False
+    start_us: int | None = None
+    """None until a step init named this node."""
+    announced_tasks: int = 0
+    exit_us: int | None = None
+    """When it was told to be over; None while it was not."""
+    tasks: dict[int, Task] = {}
+    """Those of the node that are known, by task id."""
 
     @property
     def expected_tasks(self) -> int:
         """Tasks that it has or has announced."""
-        return max(self.announced_tasks, self.known_tasks)
+        return max(self.announced_tasks, len(self.tasks))
 
     @property
     def all_ended(self) -> bool:
         """Whether everything that this daemon knows of the node's part is over."""
-        return not self.open_tasks and (self.ended or self.known_tasks > 0)
+        over = self.exit_us is not None or bool(self.tasks)
+        return over and all(task.end_us is not None for task in self.tasks.values())
+
+    @property
+    def end_us(self) -> int | None:
+        """When something of it ended last."""
+        ends = [task.end_us for task in self.tasks.values() if task.end_us is not None]
+        return max(ends if self.exit_us is None else [*ends, self.exit_us], default=None)
 
 
-class Step:
+class Step(msgspec.Struct, eq=False, gc=False):
     """One step of a job."""
 
-    __slots__ = (
-        "end_us",
-        "local_tasks",
-        "node_count",
-        "nodes",
-        "start_us",
-        "started",
-        "step_id",
-        "total_tasks",
-    )
-
-    def __init__(self, step_id: int) -> None:
-        self.step_id = step_id
-        self.nodes: dict[int, StepNode] = {}
-        self.started = False
-        """Whether its start was posted: a step known from its tasks alone has none yet."""
-        self.start_us: int | None = None
-        self.end_us: int | None = None
-        self.node_count: int | None = None
-        self.total_tasks: int | None = None
-        self.local_tasks: int | None = None
+    step_id: int
+    nodes: dict[int, StepNode] = {}
+    started: bool = False
+    """Whether its start was posted: a step known from its tasks alone has none yet."""
+    start_us: int | None = None
+    end_us: int | None = None
+    node_count: int | None = None
+    total_tasks: int | None = None
+    local_tasks: int | None = None
 
     @property
     def open(self) -> bool:
@@ -143,9 +129,8 @@ class Job:
     """One attempt of one job. Only the table changes it."""
 
     __slots__ = (
-        "_facts",
         "_steps",
-        "_tasks",
+        "_text",
         "adopted",
         "details",
         "end_us",
@@ -157,6 +142,7 @@ class Job:
         "job_name",
         "job_tag",
         "key",
+        "known_facts",
         "local_tasks",
         "metric_set",
         "node_count",
@@ -211,35 +197,45 @@ class Job:
         self.expected_tasks = 0
         """Tasks that the set's list must have room for: started ones, and ones announced."""
         self.task_records: list[Task] = []
-        self._tasks: dict[tuple[int, int, int], Task] = {}
         self._steps: dict[int, Step] = {}
-        self._facts: JobFacts | None = None
+        self.known_facts: JobFacts | None = None
+        """The last snapshot; None when the job has changed since."""
+        self._text = key.text
 
     @property
     def facts(self) -> JobFacts:
         """A snapshot, shared until the job changes."""
-        facts = self._facts
-        if facts is None:
-            facts = self._facts = JobFacts(
-                self.key.text,
-                self.uid,
-                self.gid,
-                self.user,
-                self.job_name,
-                self.start_us,
-                self.end_us,
-                self.node_count,
-                self.total_tasks,
-                self.local_tasks,
-                self.step_id,
-                self.job_tag,
-                self.adopted,
-                self.details,
-                self.nodes.names if self.nodes is not None else (),
-                self.exit_status,
-                self.recovered,
-            )
+        return self.known_facts or self.new_facts()
+
+    def new_facts(self) -> JobFacts:
+        """A new snapshot of what has changed."""
+        nodes = self.nodes
+        self.known_facts = facts = JobFacts(
+            self._text,
+            self.uid,
+            self.gid,
+            self.user,
+            self.job_name,
+            self.start_us,
+            self.end_us,
+            self.node_count,
+            self.total_tasks,
+            self.local_tasks,
+            self.step_id,
+            self.job_tag,
+            self.adopted,
+            self.details,
+            nodes.names if nodes is not None else (),
+            self.exit_status,
+            self.recovered,
+        )
         return facts
+
+    def find_task(self, step_id: int, node_id: int, task_id: int) -> Task | None:
+        """The record of a task; None when the job is not known to have it."""
+        step = self._steps.get(step_id)
+        part = step.nodes.get(node_id) if step is not None else None
+        return part.tasks.get(task_id) if part is not None else None
 
     def started_events(self, sequence: int, received_us: int) -> list[JobEvent]:
         """Start events of itself and of its open steps and tasks. Their origin is ``replay``, or
@@ -264,7 +260,7 @@ class Job:
             times += [task.start_us or 0, task.end_us or 0]
         for step in self._steps.values():
             for part in step.nodes.values():
-                times += [part.start_us or 0, part.end_us or 0]
+                times += [part.start_us or 0, part.exit_us or 0]
         return max(times)
 
     def add_node(self, name: str, time_us: int) -> None:
@@ -277,7 +273,7 @@ class Job:
         """Keep the first that is told. All nodes tell the same, those that did not run it, too."""
         if self.exit_status is None:
             self.exit_status = exit_status
-            self._facts = None
+            self.known_facts = None
 
     def add_details(self, details: JobDetails) -> bool:
         """Take what is still unknown; whether there was any."""
@@ -295,10 +291,6 @@ class Job:
         self.details = msgspec.structs.replace(known, **missing)
         return True
 
-    def facts_changed(self) -> None:
-        """Have the next snapshot made anew."""
-        self._facts = None
-
     def steps(self) -> list[StepFacts]:
         """Snapshots of the steps, in order of arrival."""
         return [step.facts() for step in self._steps.values()]
@@ -308,19 +300,16 @@ class Job:
         return [task.facts() for task in self.task_records]
 
 
-class Change:
-    """What one notice did to one job."""
+class Change(msgspec.Struct, eq=False, gc=False):
+    """What one notice did to one job. Not tracked by the garbage collector: no job holds one."""
 
-    __slots__ = ("described", "ended", "events", "filled", "job", "opened", "tasks")
-
-    def __init__(self, job: Job, *, opened: bool = False) -> None:
-        self.job = job
-        self.events: list[JobEvent] = []
-        self.tasks: list[Task] = []
-        """Tasks that are new or changed."""
-        self.opened = opened
-        self.ended = False
-        self.described = False
-        """User, job name, uid or gid changed."""
-        self.filled = opened
-        """Times, counts, step or tag changed."""
+    job: Job
+    events: list[JobEvent] = []
+    tasks: Sequence[Task] = ()
+    """Those that are new or changed."""
+    opened: bool = False
+    ended: bool = False
+    described: bool = False
+    """User, job name, uid or gid changed."""
+    filled: bool = False
+    """Times, counts, step or tag changed."""

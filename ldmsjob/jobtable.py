@@ -8,6 +8,7 @@ another run of the job.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from typing import TypeVar
@@ -37,17 +38,16 @@ from ldmsjob.events import (
 from ldmsjob.facts import JobFacts, JobKey, Origin, StepFacts, TaskFacts
 from ldmsjob.filling import (
     announce,
-    close_task,
     complete,
     complete_task,
-    fill_identity,
+    fill_new,
     fill_unknown,
     known_part,
     lasting_details,
     new_task,
 )
 from ldmsjob.interfaces import IStats
-from ldmsjob.jobs import Change, Job
+from ldmsjob.jobs import Change, Job, Task
 from ldmsjob.limits import Limits
 from ldmsjob.notices import (
     OPENING,
@@ -125,12 +125,13 @@ class JobTable:
         self._sequence = 0
         self._origin: Origin = "message"
         """Of the notice that is being applied."""
-        self._newest: dict[tuple[str, str], Job] = {}
+        self._newest: defaultdict[str, dict[str, Job]] = defaultdict(dict)
+        """The last attempt of each job, by resource manager and job id."""
         self._all: dict[JobKey, Job] = {}
-        self._rules: dict[type, tuple[Callable[..., list[Change]], ...]] = {
-            kind: tuple(getattr(self, f"_{name}") for name in names)
-            for kind, names in TRANSITIONS.items()
-        }
+        self._unknown, self._running, self._lingering = (
+            {kind: getattr(self, f"_{names[state]}") for kind, names in TRANSITIONS.items()}
+            for state in State
+        )
 
     def apply(
         self,
@@ -148,20 +149,21 @@ class JobTable:
         """
         if origin != "message":
             return self._apply_finding(notice, received_us, resource_manager, origin)
-        job = self._newest.get((resource_manager, notice.job_id))
+        job = self._newest[resource_manager].get(notice.job_id)
         time_us = notice.time_us
         if time_us is None:
             time_us = received_us
         if job is None:
-            if isinstance(notice, OPENING) and self._is_full(notice):
+            if len(self._all) >= self._max_jobs and self._is_refused(notice):
                 return []
-            return self._rules[type(notice)][0](resource_manager, notice, time_us, received_us)
+            return self._unknown[type(notice)](resource_manager, notice, time_us, received_us)
         if not job.told_plainly:
             job = self._attempt_meant(job, notice, time_us)
             if job.exit_told_us and is_ahead(job, notice, time_us):
                 self._stats.add("ahead")
                 return []
-        return self._rules[type(notice)][2 if job.ended else 1](job, notice, time_us, received_us)
+        rules = self._lingering if job.ended else self._running
+        return rules[type(notice)](job, notice, time_us, received_us)
 
     def _apply_finding(
         self, notice: Notice, received_us: int, resource_manager: str, origin: Origin
@@ -192,9 +194,9 @@ class JobTable:
     def forget(self, job: Job) -> None:
         """Remember nothing of a job whose set is gone."""
         self._all.pop(job.key, None)
-        newest = (job.key.resource_manager, job.key.job_id)
-        if self._newest.get(newest) is job:
-            del self._newest[newest]
+        newest = self._newest[job.key.resource_manager]
+        if newest.get(job.key.job_id) is job:
+            del newest[job.key.job_id]
 
     @property
     def last_sequence(self) -> int:
@@ -216,7 +218,7 @@ class JobTable:
 
         Attempts of a job come in order, all of them before any is relived.
         """
-        job = self._new_job(key, start_us, adopted=adopted).job
+        job = self._new_job(key, start_us, adopted)
         job.recovered = True
         job.uid, job.gid, job.user, job.details = facts.uid, facts.gid, facts.user, facts.details
         return job
@@ -240,8 +242,8 @@ class JobTable:
                 # Which attempt it meant was decided when it came.
                 self._origin = origin
                 time_us = notice.time_us if notice.time_us is not None else received_us
-                rule = self._rules[type(notice)][2 if job.ended else 1]
-                for change in rule(job, notice, time_us, received_us):
+                rules = self._lingering if job.ended else self._running
+                for change in rules[type(notice)](job, notice, time_us, received_us):
                     if change.job is not job:
                         self._forget_imagined(change.job, job)
         finally:
@@ -253,7 +255,7 @@ class JobTable:
         """A notice that is understood in another way than by the daemon that got it makes no
         attempt that nobody was told of."""
         self.forget(imagined)
-        self._newest.setdefault((job.key.resource_manager, job.key.job_id), job)
+        self._newest[job.key.resource_manager].setdefault(job.key.job_id, job)
 
     def started_events(self, job: Job, received_us: int) -> list[JobEvent]:
         """Start events of the job and of its open steps and tasks, for a new subscriber.
@@ -277,14 +279,18 @@ class JobTable:
             if value is not None and getattr(job, name) is None:
                 setattr(job, name, value)
                 change.described = True
-                job.facts_changed()
+                job.known_facts = None
         return change
 
     # Limits
 
     def _is_full(self, notice: Opening) -> bool:
-        """Whether there is no room for the job, or the attempt, that would begin; counted."""
-        if len(self._all) < self._max_jobs:
+        """Whether there is no room for the attempt that would begin; counted."""
+        return len(self._all) >= self._max_jobs and self._is_refused(notice)
+
+    def _is_refused(self, notice: Notice) -> bool:
+        """Whether a notice would begin a job for which there is no room; counted."""
+        if type(notice) not in OPENING:
             return False
         self._stats.add(f"refused.{'jobs' if type(notice) is JobInit else 'job_notices'}")
         self._on_refused("jobs", notice.job_id)
@@ -311,33 +317,30 @@ class JobTable:
 
     # Posting
 
-    def _post(
+    def _event(
         self,
-        change: Change,
         kind: type[_Event],
+        job: Job,
         time_us: int,
         received_us: int,
         origin: Origin,
         *detail: StepFacts | TaskFacts,
-    ) -> None:
+    ) -> _Event:
+        """The next event. The rules that most notices meet make theirs themselves."""
         self._sequence = sequence = self._sequence + 1
-        job = change.job
-        change.events.append(
-            kind(job.key, job, job.facts, sequence, time_us, received_us, origin, *detail)
-        )
+        return kind(job.key, job, job.facts, sequence, time_us, received_us, origin, *detail)
 
     # Opening
 
-    def _new_job(self, key: JobKey, time_us: int, *, adopted: bool) -> Change:
+    def _new_job(self, key: JobKey, time_us: int, adopted: bool) -> Job:
         job = Job(key, time_us, adopted)
         if key.attempt > 1:
             job.told_plainly = False
             earlier = self._earlier(job)
             if earlier is not None and not is_after(time_us, earlier.exit_told_us):
                 job.exit_told_us = earlier.exit_told_us  # it was this attempt's
-        self._all[key] = job
-        self._newest[key.resource_manager, key.job_id] = job
-        return Change(job, opened=True)
+        self._all[key] = self._newest[key.resource_manager][key.job_id] = job
+        return job
 
     def _open(
         self,
@@ -349,51 +352,62 @@ class JobTable:
     ) -> list[Change]:
         """Job init of a job that is not running: it starts."""
         key = JobKey(resource_manager, notice.job_id, attempt)
-        change = self._new_job(key, time_us, adopted=self._origin != "message")
-        fill_unknown(change, notice)
-        fill_identity(change, notice, time_us)
-        self._post(change, JobStarted, time_us, received_us, "message")
-        return [change]
+        job = self._new_job(key, time_us, self._origin != "message")
+        fill_new(job, notice, time_us)
+        self._sequence = sequence = self._sequence + 1
+        facts = job.new_facts()
+        event = JobStarted(key, job, facts, sequence, time_us, received_us, "message")
+        return [Change(job, [event], (), True, False, True, True)]
+
+    def _adopt(self, resource_manager: str, job_id: str, time_us: int) -> Change:
+        """A job whose start this daemon did not see."""
+        job = self._new_job(JobKey(resource_manager, job_id), time_us, True)
+        return Change(job, opened=True, filled=True)
 
     def _adopt_by_step(
         self, resource_manager: str, notice: StepInit, time_us: int, received_us: int
     ) -> list[Change]:
         """Step init of a job whose start this daemon did not see."""
-        change = self._new_job(JobKey(resource_manager, notice.job_id), time_us, adopted=True)
+        change = self._adopt(resource_manager, notice.job_id, time_us)
         return self._begin_adopted_by_step(change, notice, time_us, received_us)
 
     def _begin_adopted_by_step(
         self, change: Change, notice: StepInit, time_us: int, received_us: int
     ) -> list[Change]:
+        job = change.job
         step = announce(change, notice, time_us)
-        self._post(change, JobStarted, time_us, received_us, "implied")
-        self._post(change, StepStarted, time_us, received_us, "message", step.facts())
+        change.events = [
+            self._event(JobStarted, job, time_us, received_us, "implied"),
+            self._event(StepStarted, job, time_us, received_us, "message", step.facts()),
+        ]
         return [change]
 
     def _adopt_by_task(
         self, resource_manager: str, notice: TaskInit, time_us: int, received_us: int
     ) -> list[Change]:
         """Task init of a job whose start this daemon did not see."""
-        change = self._new_job(JobKey(resource_manager, notice.job_id), time_us, adopted=True)
+        change = self._adopt(resource_manager, notice.job_id, time_us)
         return self._begin_adopted_by_task(change, notice, time_us, received_us)
 
     def _begin_adopted_by_task(
         self, change: Change, notice: TaskInit, time_us: int, received_us: int
     ) -> list[Change]:
+        job = change.job
         fill_unknown(change, notice)
-        self._post(change, JobStarted, time_us, received_us, "implied")
-        task = new_task(change, notice, time_us)
-        self._post(change, TaskStarted, time_us, received_us, "message", task.facts())
+        task = new_task(job, None, notice, time_us, notice.rank)
+        change.tasks = (task,)
+        change.events = [
+            self._event(JobStarted, job, time_us, received_us, "implied"),
+            self._event(TaskStarted, job, time_us, received_us, "message", task.facts()),
+        ]
         return [change]
 
     def _next_change(self, old: Job, time_us: int) -> Change:
         """A further attempt, adopted: who owns it is known from the earlier one."""
-        change = self._new_job(self._next_key(old), time_us, adopted=True)
-        job = change.job
+        job = self._new_job(self._next_key(old), time_us, True)
         job.uid, job.gid, job.user = old.uid, old.gid, old.user
         job.details = lasting_details(old)
-        change.described = True
-        return change
+        return Change(job, opened=True, described=True, filled=True)
 
     def _attempt_meant(self, job: Job, notice: Notice, time_us: int) -> Job:
         """The newest attempt, or one before it for a notice that comes late."""
@@ -403,7 +417,7 @@ class JobTable:
         return job
 
     def _is_newest(self, job: Job) -> bool:
-        return self._newest.get((job.key.resource_manager, job.key.job_id)) is job
+        return self._newest[job.key.resource_manager].get(job.key.job_id) is job
 
     def _earlier(self, job: Job) -> Job | None:
         """The attempt before, while its set lingers."""
@@ -433,15 +447,17 @@ class JobTable:
 
     def _add_step(self, job: Job, notice: StepInit, time_us: int, received_us: int) -> list[Change]:
         """A new step, a further node of a known one, a repetition, or a run that we missed."""
-        step, part = known_part(job, notice)
+        step = job._steps.get(notice.step_id)
+        part = step.nodes.get(notice.node_id) if step is not None else None
         order = None
         if notice.details is not None or notice.node is not None:
             order = restart_order(job, notice.details)
             if order == -1:
                 self._stats.add("late")
                 return []
-        again = order is None and part is not None and is_next_step(part, time_us)
-        if again or order == 1 or (order is None and _starts_again(job, notice, time_us)):
+            if order is None and _starts_again(job, notice, time_us):
+                order = 1
+        if order == 1 or (order is None and part is not None and is_next_step(part, time_us)):
             changes = self._end_attempt(job, time_us, received_us, "implied")
             if self._is_full(notice):
                 return changes
@@ -450,26 +466,39 @@ class JobTable:
         if part is not None and part.start_us is not None:
             self._stats.add("repeated_step")
             return complete(job, notice, time_us)
-        if part is None and not self._has_room(job, notice):
+        maybe_full = step is not None or len(job._steps) >= self._max_steps
+        if part is None and maybe_full and not self._has_room(job, notice):
             return []
-        change = Change(job)
+        change = Change(job, filled=True)
         first = step is None or not step.started
         step = announce(change, notice, time_us)
         if first:
-            self._post(change, StepStarted, time_us, received_us, "message", step.facts())
+            self._sequence = sequence = self._sequence + 1
+            facts, detail = job.new_facts(), step.facts()
+            change.events.append(
+                StepStarted(job.key, job, facts, sequence, time_us, received_us, "message", detail)
+            )
         return [change]
 
     def _add_task(self, job: Job, notice: TaskInit, time_us: int, received_us: int) -> list[Change]:
         """A new task, a repetition, or a task of a run whose beginning we missed."""
-        task = job._tasks.get((notice.step_id, notice.node_id, notice.task_id))
+        step = job._steps.get(notice.step_id)
+        part = step.nodes.get(notice.node_id) if step is not None else None
+        task = part.tasks.get(notice.task_id) if part is not None else None
         if task is None:
-            if not self._has_room(job, notice):
+            maybe_full = part is None or len(job.task_records) >= self._max_tasks
+            if maybe_full and not self._has_room(job, notice):
                 return []
-            change = Change(job)
+            events: list[JobEvent] = []
+            task = new_task(job, part, notice, time_us, notice.rank)
+            change = Change(job, events, (task,))
             if job.uid is None or job.gid is None or job.local_tasks is None:
                 fill_unknown(change, notice)
-            task = new_task(change, notice, time_us)
-            self._post(change, TaskStarted, time_us, received_us, "message", task.facts())
+            self._sequence = sequence = self._sequence + 1
+            facts, detail = job.known_facts or job.new_facts(), task.facts()
+            events.append(
+                TaskStarted(job.key, job, facts, sequence, time_us, received_us, "message", detail)
+            )
             return [change]
         if task.is_other_run(notice, time_us):
             changes = self._end_attempt(job, time_us, received_us, "implied")
@@ -482,31 +511,35 @@ class JobTable:
 
     def _end_task(self, job: Job, notice: TaskExit, time_us: int, received_us: int) -> list[Change]:
         """A task's end; that of a task whose start we missed; or one of an earlier attempt."""
-        key = (notice.step_id, notice.node_id, notice.task_id)
-        task = job._tasks.get(key)
+        step = job._steps.get(notice.step_id)
+        part = step.nodes.get(notice.node_id) if step is not None else None
+        task = part.tasks.get(notice.task_id) if part is not None else None
         if task is not None and task.reported:
             self._stats.add("repeated_task_exit")
             return []
         if task is None or (notice.pid is not None and notice.pid != task.pid):
             earlier = self._earlier(job)
             if earlier is not None:
-                old = earlier._tasks.get(key)
+                old = earlier.find_task(notice.step_id, notice.node_id, notice.task_id)
                 if old is not None and old.pid is not None and old.pid == notice.pid:
                     return self._fill_late_exit(earlier, notice, time_us, received_us)
             if task is not None and task.start_us is not None and is_after(task.start_us, time_us):
                 self._stats.add("late")
                 return []
-        if task is None and not self._has_room(job, notice):
-            return []
-        change = Change(job)
+        events: list[JobEvent] = []
         if task is None:
-            task = new_task(change, notice, None)
-            self._post(change, TaskStarted, time_us, received_us, "implied", task.facts())
-        else:
-            change.tasks.append(task)
-        close_task(job, task, time_us, notice.exit_status, reported=True)
-        self._post(change, TaskEnded, time_us, received_us, "message", task.facts())
-        return [change]
+            if not self._has_room(job, notice):
+                return []
+            task = new_task(job, part, notice, None, None)
+            started = self._event(TaskStarted, job, time_us, received_us, "implied", task.facts())
+            events.append(started)
+        task.close(time_us, notice.exit_status, True)
+        self._sequence = sequence = self._sequence + 1
+        facts, detail = job.known_facts or job.new_facts(), task.facts()
+        events.append(
+            TaskEnded(job.key, job, facts, sequence, time_us, received_us, "message", detail)
+        )
+        return [Change(job, events, (task,))]
 
     def _end_step(self, job: Job, notice: StepExit, time_us: int, received_us: int) -> list[Change]:
         """A node's part of a step is over; the step, when it was the last known node."""
@@ -514,21 +547,18 @@ class JobTable:
         if step is None or part is None:
             self._stats.add("step_exit_of_unknown_step")
             return []
-        if part.ended:
+        if part.exit_us is not None:
             self._stats.add("repeated_step_exit")
             return []
         if part.start_us is not None and is_after(part.start_us, time_us):
             self._stats.add("late")
             return []
-        part.ended = True
-        if part.end_us is None or part.end_us < time_us:
-            part.end_us = time_us
-        change = Change(job)
-        if not step.open or not all(each.ended for each in step.nodes.values()):
-            return [change]
+        part.exit_us = time_us
+        if not step.open or any(each.exit_us is None for each in step.nodes.values()):
+            return [Change(job)]
         step.end_us = time_us
-        self._post(change, StepEnded, time_us, received_us, "message", step.facts())
-        return [change]
+        event = self._event(StepEnded, job, time_us, received_us, "message", step.facts())
+        return [Change(job, [event])]
 
     def _end_job(self, job: Job, notice: JobExit, time_us: int, received_us: int) -> list[Change]:
         """The end of the last node that started the job; the first end, if no notice named any."""
@@ -558,24 +588,40 @@ class JobTable:
     def _end_attempt(
         self, job: Job, time_us: int, received_us: int, origin: Origin
     ) -> list[Change]:
-        change = Change(job)
         # An implied end is only the time at which it was noticed.
         job.over_us = job.last_sign_us() if origin == "implied" else time_us
+        key, facts = job.key, job.known_facts or job.new_facts()
+        sequence = self._sequence
+        tasks: list[Task] = []
+        events: list[JobEvent] = []
         for task in job.task_records:
             if task.end_us is None:
-                close_task(job, task, time_us, UNREPORTED_STATUS, reported=False)
-                change.tasks.append(task)
-                self._post(change, TaskEnded, time_us, received_us, "implied", task.facts())
+                task.close(time_us, UNREPORTED_STATUS, False)
+                tasks.append(task)
+                sequence += 1
+                task_facts = task.facts()
+                events.append(
+                    TaskEnded(
+                        key, job, facts, sequence, time_us, received_us, "implied", task_facts
+                    )
+                )
         for step in job._steps.values():
-            if step.open:
+            if step.started and step.end_us is None:
                 step.end_us = time_us
-                self._post(change, StepEnded, time_us, received_us, "implied", step.facts())
-        job.ended = change.ended = change.filled = True
+                sequence += 1
+                step_facts = step.facts()
+                events.append(
+                    StepEnded(
+                        key, job, facts, sequence, time_us, received_us, "implied", step_facts
+                    )
+                )
+        job.ended = True
         job.end_us = time_us
-        job.facts_changed()
-        self._post(change, JobEnded, time_us, received_us, origin)
-        self._post(change, JobSetDeleted, time_us, received_us, origin)
-        return [change]
+        facts = job.new_facts()
+        events.append(JobEnded(key, job, facts, sequence + 1, time_us, received_us, origin))
+        events.append(JobSetDeleted(key, job, facts, sequence + 2, time_us, received_us, origin))
+        self._sequence = sequence + 2
+        return [Change(job, events, tasks, False, True, False, True)]
 
     # Rules for a job whose set lingers
 
@@ -618,7 +664,7 @@ class JobTable:
         self, job: Job, notice: TaskInit, time_us: int, received_us: int
     ) -> list[Change]:
         """A requeued job whose init is missing, or a notice that comes late."""
-        task = job._tasks.get((notice.step_id, notice.node_id, notice.task_id))
+        task = job.find_task(notice.step_id, notice.node_id, notice.task_id)
         repeated = task is not None and (notice.pid is None or notice.pid == task.pid)
         if not repeated and is_not_before(time_us, job.over_us) and self._is_newest(job):
             if self._is_full(notice):
@@ -630,23 +676,21 @@ class JobTable:
             return complete_task(job, task, notice, time_us) if repeated else []
         if not self._has_room(job, notice):
             return []
-        change = Change(job)
-        task = new_task(change, notice, time_us)
-        close_task(job, task, job.end_us or time_us, UNREPORTED_STATUS, reported=False)
-        return [change]
+        _step, part = known_part(job, notice)
+        task = new_task(job, part, notice, time_us, notice.rank)
+        task.close(job.end_us or time_us, UNREPORTED_STATUS, False)
+        return [Change(job, tasks=(task,))]
 
     def _fill_late_exit(
         self, job: Job, notice: TaskExit, time_us: int, received_us: int
     ) -> list[Change]:
         """The true end of a task that its job's end had closed. No event follows a set deletion."""
         self._stats.add("late")
-        task = job._tasks.get((notice.step_id, notice.node_id, notice.task_id))
+        task = job.find_task(notice.step_id, notice.node_id, notice.task_id)
         if task is None or task.reported:
             return []
-        close_task(job, task, time_us, notice.exit_status, reported=True)
-        change = Change(job)
-        change.tasks.append(task)
-        return [change]
+        task.close(time_us, notice.exit_status, True)
+        return [Change(job, tasks=(task,))]
 
     # Counting only
 

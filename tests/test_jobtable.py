@@ -165,6 +165,14 @@ class RunningJobTests(TableCase):
         self.assertEqual(self.job(1).facts.end_us, 15 * S)
         self.assertEqual(self.job(2).facts.uid, 100)
 
+    def test_repeated_step_between_start_and_exit(self) -> None:
+        """A step init older than the exit of its node is no sign of another run."""
+        self.apply(StepInit("7", 0, 0, 10 * S))
+        self.apply(StepExit("7", 0, 0, 20 * S))
+        self.assertEqual(self.apply(StepInit("7", 0, 0, 15 * S)), [])
+        self.assertEqual(self.stats.get("repeated_step"), 1)
+        self.assertEqual(self.apply(StepInit("7", 0, 0, 20 * S))[-2:], ["(job+)", "step+"])
+
     def test_repeated_step_that_is_over(self) -> None:
         """The same start again is a repetition, also when the step's tasks have all ended."""
         self.run_job()

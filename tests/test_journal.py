@@ -161,7 +161,7 @@ class JournalTests(SynchronousTestCase):
         self.again()
         (stored,) = self.journal.recoverable(self.now_us())
         self.table.apply(JobInit("2"), self.now_us(), "slurm")
-        job = self.table._newest["slurm", "2"]
+        (job,) = self.table.jobs()
         self.journal.recovered(job, stored)
         self.accept(JobExit("2"))
         (row,) = self.rows("SELECT job, first_notice, last_notice, ended_us FROM jobs")
