@@ -142,6 +142,7 @@ class JobManagerContext(PluginContext):
 
     def __init__(self, core: Core, instance: str, logger: str) -> None:
         super().__init__(core, instance, logger)
+        self.received_time_us: Callable[[], int] = core.time_us
         self._subscriptions = _Subscriptions()
         self._notices = 0
         self._told = False
@@ -161,10 +162,12 @@ class JobManagerContext(PluginContext):
 
     def apply(self, notice: Notice, received_time_us: int, *, origin: Origin = "message") -> None:
         """See ``IJobManagerContext``."""
-        if isinstance(notice, OPENING):
-            check_opening(notice)
+        if type(notice) in OPENING:
+            opening: Any = notice
+            check_opening(opening)
+        policy, instance = self.policy, self.instance
         self.core.jobs.apply(
-            *(notice, received_time_us, self.resource_manager, self.policy, origin, self.instance)
+            notice, received_time_us, self.resource_manager, policy, origin, instance
         )
         self._notices += 1
         if not self._told:
@@ -178,10 +181,6 @@ class JobManagerContext(PluginContext):
         if self._told:
             self._told = False
             self._last_notice = self.core.clock.seconds()
-
-    def received_time_us(self) -> int:
-        """See ``IJobManagerContext``."""
-        return self.core.time_us()
 
     def find_job(self, key: JobKey) -> IJob | None:
         """See ``IJobManagerContext``."""

@@ -110,7 +110,7 @@ class JobService:
             with self._turn:  # so that subscribers need not write each event on its own
                 self._fanout.post(events)
         for change in changes:
-            if change.ended or (change.job.adopted and change.described):
+            if change.ended or (change.described and change.job.adopted):
                 self._look_up(change.job)
 
     def _refused(self, limit: str, job_id: str) -> None:

@@ -112,9 +112,10 @@ Notice = JobInit | StepInit | TaskInit | TaskExit | StepExit | JobExit
 Opening = JobInit | StepInit | TaskInit
 """What a job may begin with, and who owns it may be told by."""
 
-OPENING = (JobInit, StepInit, TaskInit)
+OPENING = frozenset((JobInit, StepInit, TaskInit))
 
-_is_job_id = re.compile(r"[A-Za-z0-9._:+-]{1,64}", re.ASCII).fullmatch
+_MAX_ID_LENGTH = 64
+_is_job_id = re.compile(rf"[A-Za-z0-9._:+-]{{1,{_MAX_ID_LENGTH}}}", re.ASCII).fullmatch
 _MAX_IDENTITY = (1 << 32) - 1
 
 
@@ -124,8 +125,12 @@ def check_opening(notice: Opening) -> None:
     Ids are 1 to 64 of the characters ``A-Z a-z 0-9 . _ : + -``: they stand in the names of metric
     sets and in the lines of event files. Owners are numbers from 0 to 4294967295.
     """
-    if _is_job_id(notice.job_id) is None:
-        raise NoticeError(f"{notice.job_id[:80]!r} is no job id")
-    for what, number in (("user", notice.uid), ("group", notice.gid)):
-        if number is not None and not 0 <= number <= _MAX_IDENTITY:
-            raise NoticeError(f"{str(number)[:20]} is no {what} id")
+    job_id, uid, gid = notice.job_id, notice.uid, notice.gid
+    # Most ids are digits, which is seen sooner without the expression.
+    plain = job_id.isdigit() and job_id.isascii() and len(job_id) <= _MAX_ID_LENGTH
+    if not plain and _is_job_id(job_id) is None:
+        raise NoticeError(f"{job_id[:80]!r} is no job id")
+    if uid is not None and not 0 <= uid <= _MAX_IDENTITY:
+        raise NoticeError(f"{str(uid)[:20]} is no user id")
+    if gid is not None and not 0 <= gid <= _MAX_IDENTITY:
+        raise NoticeError(f"{str(gid)[:20]} is no group id")

@@ -77,7 +77,8 @@ class ContextTests(SynchronousTestCase):
 
     def test_jobs_that_cannot_be(self):
         """Ids that would break names and lines, and owners that there cannot be, are refused."""
-        notices = [JobInit(job_id=each) for each in ("", 'a"', "a\\", "a/b", "a\n", "é", "a" * 65)]
+        ids = ("", 'a"', "a\\", "a/b", "a\n", "1\n", "é", "²", "٣", "a" * 65, "1" * 65)
+        notices = [JobInit(job_id=each) for each in ids]
         for number in (-1, 1 << 32):
             notices += [
                 JobInit("8", uid=number),
@@ -89,7 +90,8 @@ class ContextTests(SynchronousTestCase):
         self.assertEqual(self.jobs.jobs(), [])
         self.jobs.apply(JobInit("a" * 63 + "9", uid=0, gid=(1 << 32) - 1), 5_000_000)
         self.jobs.apply(JobInit("1_2:3.4+5-6"), 5_000_000)
-        self.assertEqual(len(self.jobs.jobs()), 2)
+        self.jobs.apply(JobInit("1" * 64), 5_000_000)
+        self.assertEqual(len(self.jobs.jobs()), 3)
 
     def test_messages_off(self):
         """A subscription is refused with rc 95."""
