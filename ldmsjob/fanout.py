@@ -1,15 +1,16 @@
 """Hands job events to subscribers, each on an ordered chain of its own.
 
-A slow, failing or blocked subscriber delays nobody else, and changes the order for nobody. Events
-are first put into every subscriber's queue and only then delivered, so a subscriber may do anything
-from inside a call: subscribe another, close itself or another, or cause further events.
+A slow, failing or blocked subscriber delays nobody else, and changes the order for nobody. Who is
+free is simply called; everybody else has a queue. A subscriber may do anything from inside a call:
+subscribe another, close itself or another, or cause further events. What is being posted is then
+queued first for all who have still to get it, so that what follows from the call comes behind it.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
@@ -40,7 +41,7 @@ MAX_FAILURES = 100
 
 @implementer(ISubscription)
 class Subscription:
-    """One subscriber's queue. Made by ``Fanout.subscribe``.
+    """One subscriber's queue. Made by ``Fanout.subscribe``, and ``run`` once before anything else.
 
     Counters, in the group of the subscriber's name: ``delivered``, ``failed`` (calls that raised
     or whose Deferred failed), ``lost`` (dropped because it was too slow), ``discarded`` (left over
@@ -62,12 +63,19 @@ class Subscription:
         self.queue: deque[JobEvent] = deque(replay)
         self.limit = limit + len(replay)
         """Of the queue, while the subscriber makes its next event wait."""
+        self.free = False
+        """Whether its fan-out may simply call: nothing is queued or waited for, and the last call
+        did not fail."""
+        self.busy = False
+        """Whether it is in a call, or ``waiting``. Of a ``free`` one only its fan-out knows."""
         self.waiting = False
         """Whether a Deferred of the subscriber has not fired."""
         self.busy_since = 0.0
         """While it is ``waiting``: since when, in monotonic seconds."""
+        self.delivered = 0
+        """How many events its subscriber has been called for."""
         self._subscriber = subscriber
-        self._calls: dict[type, Callable[[Any], Any]] = {
+        self.calls: dict[type, Callable[[Any], Any]] = {
             JobStarted: subscriber.job_started,
             StepStarted: subscriber.step_started,
             TaskStarted: subscriber.task_started,
@@ -77,12 +85,10 @@ class Subscription:
             JobSetDeleted: subscriber.job_set_deleted,
             EventsLost: subscriber.events_lost,
         }
+        """The subscriber's methods by what they are called for."""
         self._stats = stats
-        stats.add("delivered", 0)
-        self._counters = stats.values
         self._log = log
         self._fanout = fanout
-        self._running = False
         self._closing = False
         self._closed = False
         self._failures = 0
@@ -100,6 +106,7 @@ class Subscription:
         self._closers.append(closed)
         if not self._closing:
             self._closing = True
+            self._fanout.queue_present()
             self._fanout.retire(self)
             self.run()
         return closed
@@ -113,81 +120,98 @@ class Subscription:
         return self._discard()
 
     def _discard(self) -> int:
+        self._fanout.queue_present()
         discarded = len(self.queue)
         self._stats.add("discarded", discarded)
         self.queue.clear()
         self._lost = None
         return discarded
 
-    def drop_oldest(self) -> None:
-        """Cut the queue down to its limit, and remember what its subscriber has to be told."""
+    def enqueue(self, event: JobEvent) -> None:
+        """Let an event wait for its turn; a ``run`` has to follow."""
         queue = self.queue
-        excess = len(queue) - self.limit
-        first = queue[0].sequence
-        for _ in range(excess):
-            last = queue.popleft().sequence
+        self.free = False
+        queue.append(event)
+        if self.waiting and len(queue) > self.limit:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        """Take it out of the queue, and remember what the subscriber has to be told."""
+        number = self.queue.popleft().sequence
         before = self._lost
         if before is not None:
-            self._lost = EventsLost(before.count + excess, before.first_sequence, last)
+            self._lost = EventsLost(before.count + 1, before.first_sequence, number)
         else:
-            self._lost = EventsLost(excess, first, last)
-        self._stats.add("lost", excess)
+            self._lost = EventsLost(1, number, number)
+        self._stats.add("lost")
 
     def run(self) -> None:
         """Deliver what is queued, until the subscriber makes the next event wait."""
-        if self._running or self.waiting or self._closed:
+        if self.busy or self._closed:
             return
-        self._running = True
-        delivered = 0
-        queue, calls = self.queue, self._calls
-        try:
-            while queue or self._lost is not None:
-                event: JobEvent | EventsLost
-                if self._lost is None:
-                    event = queue.popleft()
-                    delivered += 1
-                else:
-                    event, self._lost = self._lost, None
-                try:
-                    result = calls[type(event)](event)
-                    if result is None:
-                        if self._failures:
-                            self._failures = 0
-                    elif self._must_wait(result):
-                        break
-                except PLUGIN_FAULTS:
-                    self._failed()
-        finally:
-            self._counters["delivered"] += delivered
-            self._running = False
-        if self._closing and not self.waiting:
+        queue = self.queue
+        while queue or self._lost is not None:
+            if self._lost is None:
+                self._deliver(queue.popleft())
+                self.delivered += 1
+            else:
+                lost, self._lost = self._lost, None
+                self._deliver(lost)
+            if self.waiting:
+                return
+        if self._closing:
             self._finish()
+        else:
+            self.free = not self._failures
 
-    def _must_wait(self, result: Any) -> bool:
-        """Go on when the Deferred, or the coroutine, has its result; whether it has none yet."""
+    def _deliver(self, event: JobEvent | EventsLost) -> None:
+        self.busy = True
+        try:
+            result = self.calls[type(event)](event)
+            if result is not None:
+                self.wait_for(result)
+            else:
+                self._failures = 0
+        except PLUGIN_FAULTS:
+            self.failed()
+        finally:
+            self.busy = self.waiting
+
+    def wait_for(self, result: Any) -> None:
+        """Call no more before the Deferred, or the coroutine, that a call returned has its result.
+
+        Raises ``TypeError`` when it is neither.
+        """
         if not isinstance(result, Deferred):
             result = Deferred.fromCoroutine(result)
         self.waiting = True
         self.busy_since = self._fanout.now()
         result.addCallbacks(self._succeeded, self._failed_later)
-        result.addBoth(self._resume)
-        return self.waiting
+        result.addBoth(self._wait_no_longer)
+        if self.waiting:
+            self.busy = True
+            self.free = False
+            result.addBoth(self._resume)
 
     def _succeeded(self, result: object) -> None:
         self._failures = 0
 
-    def _resume(self, result: object) -> None:
+    def _wait_no_longer(self, result: object) -> None:
         self.waiting = False
+
+    def _resume(self, result: object) -> None:
+        self.busy = False
         self.run()
 
     def _failed_later(self, failure: Failure) -> None:
         try:
             failure.raiseException()
         except PLUGIN_FAULTS:
-            self._failed()
+            self.failed()
 
-    def _failed(self) -> None:
+    def failed(self) -> None:
         """Count and log the exception now being handled."""
+        self.free = False
         self._failures += 1
         self._stats.add("failed")
         self._log.failure(self.name, "{name}: job event subscriber failed", name=self.name)
@@ -213,7 +237,7 @@ class Subscription:
         try:
             self._subscriber.subscription_closed()
         except PLUGIN_FAULTS:
-            self._failed()
+            self.failed()
         closers, self._closers = self._closers, []
         for closed in closers:
             closed.callback(None)
@@ -241,6 +265,11 @@ class Fanout:
         self._log = log
         self._limit = limit
         self._active: tuple[Subscription, ...] = ()
+        # Of the post that is under way:
+        self._rest: Iterator[JobEvent] | None = None
+        self._event: Any = None
+        self._unserved: Iterator[Subscription] = iter(())
+        self._called: Subscription | None = None
         self._open: list[Subscription] = []
         self._closed = False
 
@@ -260,6 +289,7 @@ class Fanout:
             self._log,
             self,
         )
+        self.queue_present()
         self._active += (subscription,)
         self._open.append(subscription)
         self._watch(name)
@@ -272,6 +302,10 @@ class Fanout:
     def open(self) -> Sequence[Subscription]:
         """Those that are not closed, the oldest first."""
         return tuple(self._open)
+
+    def delivered(self, name: str) -> int:
+        """How many events the open subscribers of that name have been called for."""
+        return sum(one.delivered for one in self._open if one.name == name)
 
     def queued(self, name: str) -> int:
         """How many events wait for the subscribers of that name."""
@@ -286,6 +320,7 @@ class Fanout:
         """Have the group of that name tell how they are, as long as there are any."""
         group = self._stats.child(name)
         if any(one.name == name for one in self._open):
+            group.counts("delivered", lambda: self.delivered(name))
             group.gauge("queued", lambda: self.queued(name))
             group.gauge("busy_seconds", lambda: self.busy_seconds(name))
         else:
@@ -293,15 +328,54 @@ class Fanout:
             group.remove_gauge("busy_seconds")
 
     def post(self, events: Iterable[JobEvent]) -> None:
-        """Deliver to all: now, or in their turn to those who are busy."""
+        """Deliver to all: now, or in their turn to those who are not free."""
+        if self._rest is not None:
+            self.queue_present()
         subscriptions = self._active
-        for subscription in subscriptions:
-            queue = subscription.queue
-            queue.extend(events)
-            if subscription.waiting and len(queue) > subscription.limit:
-                subscription.drop_oldest()
-        for subscription in subscriptions:
-            subscription.run()
+        self._rest = rest = iter(events)
+        try:
+            for event in rest:
+                kind = type(event)
+                self._event = event
+                self._unserved = unserved = iter(subscriptions)
+                for subscription in unserved:
+                    self._called = subscription
+                    if subscription.free:
+                        subscription.delivered += 1
+                        try:
+                            result = subscription.calls[kind](event)
+                            if result is not None:
+                                subscription.wait_for(result)
+                        except PLUGIN_FAULTS:
+                            subscription.failed()
+                    else:
+                        subscription.enqueue(event)
+                        subscription.run()
+        except BaseException:
+            self.queue_present()
+            raise
+        finally:
+            if self._rest is rest:
+                self._rest = None
+            else:  # it has been queued
+                subscription.busy = subscription.waiting
+                for subscription in subscriptions:
+                    subscription.run()
+
+    def queue_present(self) -> None:
+        """From inside a call: queue what is being posted for all who have still to get it, so that
+        it comes before whatever follows from the call."""
+        rest, self._rest = self._rest, None
+        called = self._called
+        if rest is None or called is None:
+            return
+        called.busy = True
+        called.free = False
+        for subscription in self._unserved:
+            subscription.enqueue(self._event)
+        for event in rest:
+            for subscription in self._active:
+                subscription.enqueue(event)
 
     def close(self) -> Deferred[None]:
         """Close all subscriptions, future ones too; fires when every one of them is closed."""
@@ -314,9 +388,8 @@ class Fanout:
         had still to get."""
         abandoned = [one for one in self._open if name is None or one.name == name]
         discarded = sum(one.abandon() for one in abandoned)
-        self._open = [one for one in self._open if one not in abandoned]
         for one in abandoned:
-            self._watch(one.name)
+            self.forget(one)
         return discarded
 
     def retire(self, subscription: Subscription) -> None:
@@ -324,7 +397,8 @@ class Fanout:
         self._active = tuple(other for other in self._active if other is not subscription)
 
     def forget(self, subscription: Subscription) -> None:
-        """It has closed."""
-        if subscription in self._open:  # it has not been abandoned
+        """It has closed, or is waited for no longer."""
+        if subscription in self._open:  # it has not been abandoned before
             self._open.remove(subscription)
+            self._stats.child(subscription.name).add("delivered", subscription.delivered)
             self._watch(subscription.name)

@@ -125,10 +125,11 @@ def families(stats: Stats) -> list[Family]:
         if place is None:
             continue
         prefix, names, values = place
-        for counter, number in group.values.items():
+        counters = group.counters()
+        for counter, number in counters.items():
             base, reason = _split(counter)
             if f"{prefix}_{base}" in _TOTALS and reason is None:
-                number -= sum(by_reason(group.values, base).values())
+                number -= sum(by_reason(counters, base).values())
             collected.add(f"{prefix}_{base}", "counter", names, values, reason, number)
         for counter in _FROM_ZERO.get(prefix, ()):
             if prefix != "transport" or values == ("notifier",):

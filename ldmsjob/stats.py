@@ -72,11 +72,13 @@ class Histogram:
 class Stats:
     """A named group of counters, gauges and histograms, with named groups below it."""
 
-    __slots__ = ("_children", "_gauges", "histograms", "name", "values")
+    __slots__ = ("_children", "_gauges", "_kept", "histograms", "name", "values")
 
     def __init__(self, name: str = "") -> None:
         self.name = name
         self.values: dict[str, int] = {}
+        """What was added, by counter."""
+        self._kept: dict[str, Callable[[], int]] = {}
         self.histograms: dict[str, Histogram] = {}
         self._gauges: dict[str, Callable[[], float | None]] = {}
         self._children: dict[str, Stats] = {}
@@ -88,7 +90,19 @@ class Stats:
 
     def get(self, counter: str) -> int:
         """The present value; 0 for a counter that nobody has added to."""
-        return self.values.get(counter, 0)
+        value = self.values.get(counter, 0)
+        return value + self._kept[counter]() if counter in self._kept else value
+
+    def counts(self, counter: str, read: Callable[[], int]) -> None:
+        """Have ``read`` tell a counter that is kept elsewhere, because it is counted too often for
+        ``add``. What was added all the same is added to that. In the place of any earlier one."""
+        self._kept[counter] = read
+
+    def counters(self) -> dict[str, int]:
+        """All present values by counter."""
+        if not self._kept:
+            return self.values
+        return self.values | {counter: self.get(counter) for counter in self._kept}
 
     def gauge(self, name: str, read: Callable[[], float | None]) -> None:
         """Have ``read`` tell a present value whenever somebody asks, in the place of any earlier
@@ -148,7 +162,9 @@ class Stats:
         Groups and counters are sorted; a group without counters is left out.
         """
         for path, group in self.walk():
-            counted = {counter: value for counter, value in sorted(group.values.items()) if value}
+            counted = {
+                counter: value for counter, value in sorted(group.counters().items()) if value
+            }
             if counted:
                 yield "/".join(path), counted
 

@@ -130,7 +130,7 @@ class DeliveryTests(FanoutCase):
                 Recorder(lambda event, name=name: got.append((name, event.sequence))), name=name
             )
         self.fanout.post([event(1), event(2)])
-        self.assertEqual(got, [("a", 1), ("a", 2), ("b", 1), ("b", 2)])
+        self.assertEqual(got, [("a", 1), ("b", 1), ("a", 2), ("b", 2)])
         self.assertEqual(self.counter("delivered"), 2)
 
     def test_each_kind_has_its_method(self) -> None:
@@ -336,6 +336,20 @@ class FailureTests(FanoutCase):
         self.successResultOf(self.fanout.close())
         self.assertEqual(leaver.got[-1], "closed")
 
+    def test_interrupt(self) -> None:
+        """One that gets through to the caller costs nobody an event."""
+
+        def interrupt(event: JobEvent) -> None:
+            if event.sequence == 1:
+                raise KeyboardInterrupt
+
+        bad, good = Recorder(interrupt), Recorder()
+        self.fanout.subscribe(bad, name="a")
+        self.fanout.subscribe(good, name="b")
+        self.assertRaises(KeyboardInterrupt, self.fanout.post, [event(1), event(2)])
+        self.fanout.post([event(3)])
+        self.assertEqual((bad.got, good.got), ([1, 2, 3], [1, 2, 3]))
+
     def test_failing_last_call(self) -> None:
         """``close`` fires although ``subscription_closed`` raises."""
 
@@ -380,6 +394,17 @@ class CloseTests(FanoutCase):
         self.fanout.post([event(1), event(2)])
         self.fanout.post([event(3)])
         self.assertEqual(recorder.got, [1, 2, "closed"])
+
+    def test_delivered_stays(self) -> None:
+        """What those were called for who have closed is counted on."""
+        first = self.fanout.subscribe(Recorder(), name="a")
+        self.fanout.subscribe(Recorder(), name="a")
+        self.fanout.post([event(1)])
+        first.close()
+        self.assertEqual(self.counter("delivered"), 2)
+        self.fanout.post([event(2)])
+        self.assertEqual(self.counter("delivered"), 3)
+        self.assertEqual(dict(self.stats.groups()), {"a": {"delivered": 3}})
 
     def test_close_all(self) -> None:
         """The fan-out's close fires when the last subscriber is done, a closing one included."""
@@ -468,6 +493,55 @@ class ReentrancyTests(FanoutCase):
         self.fanout.post([event(1), event(2)])
         self.assertEqual(first.got, [1, 2])
         self.assertEqual(second.got, [1, 2, "closed"])
+
+    def test_subscribing_and_posting(self) -> None:
+        """One that is new in a call gets what is posted there next, and none of what was before."""
+        late = Recorder()
+
+        def subscribe(got: JobEvent) -> None:
+            if got.sequence == 1:
+                self.fanout.subscribe(late, name="late")
+                self.fanout.post([event(3)])
+
+        recorder = Recorder()
+        self.fanout.subscribe(Recorder(subscribe), name="a")
+        self.fanout.subscribe(recorder, name="b")
+        self.fanout.post([event(1), event(2)])
+        self.assertEqual((late.got, recorder.got), ([3], [1, 2, 3]))
+
+    def test_posting_and_waiting(self) -> None:
+        """What a call posts before it makes the next event wait waits behind what was there."""
+        gate: Deferred[None] = Deferred()
+
+        def post_more(got: JobEvent) -> Deferred[None] | None:
+            if got.sequence == 1:
+                self.fanout.post([event(3)])
+                return gate
+            return None
+
+        first, second = Recorder(post_more), Recorder()
+        self.fanout.subscribe(first, name="a")
+        self.fanout.subscribe(second, name="b")
+        self.fanout.post([event(1), event(2)])
+        self.assertEqual((first.got, second.got), ([1], [1, 2, 3]))
+        gate.callback(None)
+        self.assertEqual(first.got, [1, 2, 3])
+
+    def test_resuming_the_next(self) -> None:
+        """One that is resumed from inside a call for an event it has yet to get gets that then."""
+        gate: Deferred[None] = Deferred()
+
+        def open_gate(got: JobEvent) -> None:
+            if got.sequence == 3:
+                gate.callback(None)
+
+        self.fanout.subscribe(Recorder(open_gate), name="a")
+        slow = Recorder(lambda event: gate if event.sequence == 1 else None)
+        self.fanout.subscribe(slow, name="b")
+        self.fanout.post([event(1)])
+        self.fanout.post([event(2)])
+        self.fanout.post([event(3), event(4)])
+        self.assertEqual(slow.got, [1, 2, 3, 4])
 
     def test_resuming_from_inside_another_call(self) -> None:
         """A Deferred that another subscriber fires resumes its subscriber in order."""

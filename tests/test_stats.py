@@ -36,6 +36,19 @@ class StatsTests(SynchronousTestCase):
         stats.remove_gauge("b")
         self.assertEqual(stats.gauges(), {})
 
+    def test_counted_elsewhere(self) -> None:
+        """Such a counter is read wherever others are; what was added here is added to it."""
+        stats = Stats()
+        group = stats.child("a")
+        group.counts("c", lambda: 3)
+        group.counts("none", lambda: 0)
+        self.assertEqual(group.get("c"), 3)
+        group.add("c", 2)
+        group.add("b")
+        self.assertEqual(group.get("c"), 5)
+        self.assertEqual(group.counters(), {"b": 1, "c": 5, "none": 0})
+        self.assertEqual(list(stats.groups()), [("a", {"b": 1, "c": 5})])
+
     def test_removed_with_their_group(self) -> None:
         """Nothing of a group is left when it is removed."""
         stats = Stats()
