@@ -14,7 +14,7 @@ from ldmsjob.errors import ConfigError
 from ldmsjob.facts import JobFacts, StepFacts, TaskFacts
 from ldmsjob.interfaces import IJobSubscriber, IReopening, ISampler
 from ldmsjob.notices import JobExit, JobInit, StepExit, StepInit, TaskExit, TaskInit
-from ldmsjob.samplers.jobevents import JobEventSampler, job_text, step_text, task_text
+from ldmsjob.samplers.jobevents import JobEventSampler, Texts, job_text, step_text, task_text
 from ldmsjob.testing import FakeSamplerContext
 
 S = 1_000_000
@@ -69,6 +69,25 @@ class TextTests(SynchronousTestCase):
         text = task_text(TaskFacts(0, 0, 0, 2**64 - 1, 2**32 - 1, exit_status=-1))
         self.assertIn('"task_pid":18446744073709551615,"task_rank":4294967295,', text)
         self.assertIn('"task_exit_status":-1}', text)
+
+    def test_short_times(self) -> None:
+        """Whatever the number of digits, six stand behind the point."""
+        for start_us, text in ((0, "0.000000"), (7, "0.000007"), (S - 1, "0.999999"), (S, "1.0")):
+            self.assertIn(f'"job_start":{text}', job_text(JobFacts("j", start_us=start_us)))
+
+    def test_texts(self) -> None:
+        """Are made once for a number, and no more are kept than there may be."""
+        made: list[int | None] = []
+
+        def make(number: int | None) -> str:
+            made.append(number)
+            return f"<{number}>"
+
+        texts = Texts(make, limit=2)
+        self.assertEqual([texts[1], texts[None], texts[1]], ["<1>", "<None>", "<1>"])
+        self.assertEqual([texts[2], texts[2], texts[1]], ["<2>", "<2>", "<1>"])
+        self.assertEqual(made, [1, None, 2, 1])
+        self.assertEqual(len(texts), 2)
 
 
 class SamplerCase(SynchronousTestCase):

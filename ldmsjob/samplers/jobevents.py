@@ -10,8 +10,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 
 from zope.interface import implementer
 
@@ -34,40 +33,56 @@ from ldmsjob.subscriber import JobSubscriber
 _MASK_32 = 0xFFFF_FFFF
 _MASK_64 = 0xFFFF_FFFF_FFFF_FFFF
 
-_NO_TIME = "0.000000"
-
 # Without O_NONBLOCK a pipe that nobody reads would stop the daemon. A file is not affected.
 _OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
-def _signed(number: int | None) -> int:
+class Texts(dict[int | None, str]):
+    """Texts of numbers, kept for when the number comes again, up to ``limit`` of them.
+
+    Most numbers of a line have been in one before, and making their texts would be half the work
+    of it. ``make`` makes one.
+    """
+
+    def __init__(self, make: Callable[[int | None], str], limit: int = 4096) -> None:
+        self._make = make
+        self._limit = limit
+
+    def __missing__(self, number: int | None) -> str:
+        if len(self) == self._limit:
+            self.clear()
+        self[number] = text = self._make(number)
+        return text
+
+
+def _signed(number: int | None) -> str:
     """As C's ``%d`` prints a 32-bit number; unknown is 0."""
-    if not number:
-        return 0
-    number &= _MASK_32
-    return number if number < 0x8000_0000 else number - 0x1_0000_0000
+    number = (number or 0) & _MASK_32
+    return str(number if number < 0x8000_0000 else number - 0x1_0000_0000)
 
 
-def _unsigned(number: int | None) -> int:
+def _unsigned(number: int | None) -> str:
     """As C's ``%u`` prints a 32-bit number; unknown is 0."""
-    return number & _MASK_32 if number else 0
+    return str((number or 0) & _MASK_32)
 
 
-@lru_cache(maxsize=256)
-def _time(time_us: int | None) -> str:
-    if not time_us:
-        return _NO_TIME
-    seconds, microseconds = divmod(time_us, 1_000_000)
-    return f"{seconds}.{microseconds:06d}"
+def _seconds(time_us: int | None) -> str:
+    text = str(time_us or 0).rjust(7, "0")
+    return f"{text[:-6]}.{text[-6:]}"
+
+
+_SIGNED = Texts(_signed)
+_UNSIGNED = Texts(_unsigned)
+_SECONDS = Texts(_seconds)
 
 
 def job_text(facts: JobFacts) -> str:
     """What stands behind the colon of a job's line."""
     return (
-        f'{{"job_id":"{facts.job_id}","uid":{_signed(facts.uid)},"gid":{_signed(facts.gid)},'
-        f'"job_start":{_time(facts.start_us)},"job_end":{_time(facts.end_us)},'
-        f'"node_count":{_unsigned(facts.node_count)},"total_tasks":{_unsigned(facts.total_tasks)},'
-        f'"local_tasks":{_unsigned(facts.local_tasks)}}}\n'
+        f'{{"job_id":"{facts.job_id}","uid":{_SIGNED[facts.uid]},"gid":{_SIGNED[facts.gid]},'
+        f'"job_start":{_SECONDS[facts.start_us]},"job_end":{_SECONDS[facts.end_us]},'
+        f'"node_count":{_UNSIGNED[facts.node_count]},"total_tasks":{_UNSIGNED[facts.total_tasks]},'
+        f'"local_tasks":{_UNSIGNED[facts.local_tasks]}}}\n'
     )
 
 
@@ -75,8 +90,8 @@ def task_text(facts: TaskFacts) -> str:
     """What stands behind the colon of a task's line."""
     return (
         f'{{"task_id":"{facts.task_id}","task_pid":{(facts.pid or 0) & _MASK_64},'
-        f'"task_rank":{_unsigned(facts.rank)},"task_start":{_time(facts.start_us)},'
-        f'"task_end":{_time(facts.end_us)},"task_exit_status":{_signed(facts.exit_status)}}}\n'
+        f'"task_rank":{_UNSIGNED[facts.rank]},"task_start":{_SECONDS[facts.start_us]},'
+        f'"task_end":{_SECONDS[facts.end_us]},"task_exit_status":{_SIGNED[facts.exit_status]}}}\n'
     )
 
 
@@ -84,9 +99,9 @@ def step_text(job: JobFacts, facts: StepFacts) -> str:
     """What stands behind the colon of a step's line, which the C plugin does not have."""
     return (
         f'{{"job_id":"{job.job_id}","step_id":{facts.step_id},'
-        f'"step_start":{_time(facts.start_us)},"step_end":{_time(facts.end_us)},'
-        f'"node_count":{_unsigned(facts.node_count)},"total_tasks":{_unsigned(facts.total_tasks)},'
-        f'"local_tasks":{_unsigned(facts.local_tasks)}}}\n'
+        f'"step_start":{_SECONDS[facts.start_us]},"step_end":{_SECONDS[facts.end_us]},'
+        f'"node_count":{_UNSIGNED[facts.node_count]},"total_tasks":{_UNSIGNED[facts.total_tasks]},'
+        f'"local_tasks":{_UNSIGNED[facts.local_tasks]}}}\n'
     )
 
 
@@ -135,6 +150,8 @@ class JobEventSampler(JobSubscriber):
         self._steps = False
         self._fd = -1
         self._lines: list[str] = []
+        self._put: Callable[[str], None] = self._put_first
+        """Have a line written when the turn ends."""
         self._rest = b""
         self._ended_facts: JobFacts | None = None
         self._ended_text = ""
@@ -238,13 +255,14 @@ class JobEventSampler(JobSubscriber):
         """Write the line ``client_close``."""
         self._put("client_close\n")
 
-    def _put(self, line: str) -> None:
-        lines = self._lines
-        lines.append(line)
-        if len(lines) == 1:
-            self._context.at_turn_end(self._flush)
+    def _put_first(self, line: str) -> None:
+        """Begin to collect the lines of a turn."""
+        self._put = self._lines.append
+        self._put(line)
+        self._context.at_turn_end(self._flush)
 
     def _flush(self) -> None:
+        self._put = self._put_first
         lines = self._lines
         if not lines or self._fd < 0:
             return
