@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class Grant:
-    """A set as it was announced to one link. ``number`` makes its handles; it is never 0."""
+    """A set as it was announced to one link. ``number`` makes its handles; it is never 0.
+
+    There is one for each set that a peer has looked up, so what is seldom asked for is not kept.
+    """
 
     __slots__ = (
         "address",
@@ -23,8 +26,6 @@ class Grant:
         "push_id",
         "pushed_meta_gn",
         "reader",
-        "set_id",
-        "token",
     )
 
     def __init__(self, reader: Reader, metric_set: MetricSet, number: int) -> None:
@@ -32,12 +33,20 @@ class Grant:
         self.metric_set = metric_set
         self.key = number.to_bytes(4, "big")
         self.address = number << 32
-        self.set_id = number.to_bytes(8, "little")
-        self.token = number
         self.push_id: bytes | None = None
         self.on_change = False
         self.pushed_meta_gn = 0
         self.notify: NotifyWanted | None = None
+
+    @property
+    def number(self) -> int:
+        """What deletions of the set are known by."""
+        return self.address >> 32
+
+    @property
+    def set_id(self) -> bytes:
+        """What the peer calls the set in its wishes."""
+        return self.number.to_bytes(8, "little")
 
     @property
     def wants_changes(self) -> bool:
@@ -48,3 +57,9 @@ class Grant:
         """Whether the link wants to be notified of that."""
         notify = self.notify
         return notify is not None and (notify.what == NOTIFY_ALL or bool(notify.what & what))
+
+
+def key_of_id(set_id: bytes) -> bytes:
+    """The key of the grant with that ``set_id``; of none where there can be no such grant."""
+    number = int.from_bytes(set_id, "little")
+    return number.to_bytes(4, "big") if number < 1 << 32 else b""

@@ -41,7 +41,7 @@ from ldmsjob.wire.setevents import (
     AcknowledgeDeletion,
     AnnouncedSet,
     AnswerDirectory,
-    AnswerRead,
+    AnswerReads,
     CancelDirectory,
     DeletionWanted,
     DirectoryAnswered,
@@ -56,7 +56,7 @@ from ldmsjob.wire.setevents import (
     Notified,
     Pushed,
     ReadMemory,
-    ReadWanted,
+    ReadsWanted,
     SetAnnounced,
     WantDirectory,
 )
@@ -151,7 +151,9 @@ class Peer:
             # C daemons may ask the same of us. We are no daemon: there is nothing to be had.
             DirectoryWanted: lambda event: self._reply(AnswerDirectory(event.xid)),
             LookupWanted: lambda event: self._reply(FailLookup(event.xid, errno.ENOENT)),
-            ReadWanted: lambda event: self._reply(AnswerRead(event, READ_UNKNOWN_KEY)),
+            ReadsWanted: lambda event: self._reply(
+                AnswerReads([(read, READ_UNKNOWN_KEY, b"") for read in event.reads])
+            ),
             SubscribeWanted: lambda event: self._reply(
                 AnswerSubscribe(event.xid, errno.EOPNOTSUPP, "not supported")
             ),

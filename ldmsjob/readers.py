@@ -1,22 +1,20 @@
 """One link's use of our sets: what it was announced, and what it wants to hear of.
 
-A ``Reader`` answers the requests of one link in their order. What an answer takes, in bytes to send
-and in time to search, is counted against the slice that a link has in one turn; what goes beyond,
-or comes from a peer that does not read our answers, waits (docs/serving.md, Links that ask much).
+A ``Reader`` answers the requests of one link (docs/serving.md).
 """
 
 from __future__ import annotations
 
 import errno
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ldmsjob.ere import EreError
-from ldmsjob.grants import Grant
+from ldmsjob.grants import Grant, key_of_id
 from ldmsjob.permissions import READ, may_access
 from ldmsjob.searches import Search
 from ldmsjob.setdescription import directory_entry, info_of
+from ldmsjob.slices import REQUEST_BYTES, Slices
 from ldmsjob.wire.setevents import (
     READ_NOT_ALLOWED,
     READ_OK,
@@ -27,11 +25,12 @@ from ldmsjob.wire.setevents import (
     AnnouncedSet,
     AnnounceSet,
     AnswerDirectory,
-    AnswerRead,
+    AnswerReads,
     DeleteSet,
     DeletionAcknowledged,
     DeletionWanted,
     DirectoryCancelled,
+    DirectoryEntry,
     DirectoryWanted,
     FailLookup,
     LookupWanted,
@@ -41,7 +40,8 @@ from ldmsjob.wire.setevents import (
     Push,
     PushCancelled,
     PushWanted,
-    ReadWanted,
+    ReadAnswer,
+    ReadsWanted,
     UpdateDirectory,
 )
 
@@ -51,18 +51,13 @@ if TYPE_CHECKING:
     from ldmsjob.sets.metricset import MetricSet
     from ldmsjob.sets.registry import SetRegistry
 
-SLICE_BYTES = 1024 * 1024
-"""What one link may take in one turn; an answer that was begun is finished."""
-
 ENTRY_BYTES = 512
 ANNOUNCEMENT_BYTES = 256
 COMPILE_BYTES = 32 * 1024
-REQUEST_BYTES = 64
-"""What an entry, an announcement, an expression and any request count for in a slice; a request
-that waits counts for its bytes, too, and for what it searches for."""
+"""What an entry, an announcement and an expression count for in a slice."""
 
 
-class Reader:
+class Reader(Slices):
     """What the ``SetService`` keeps for one link."""
 
     def __init__(
@@ -74,38 +69,30 @@ class Reader:
         *,
         may_grant: Callable[[int], bool],
         may_wait: Callable[[int], bool],
-        granted: Callable[[Grant], None],
+        granted: Callable[[], None],
         wishes_changed: Callable[[Grant], None],
         deletion_settled: Callable[[Grant], None],
         continue_later: Callable[[Reader], None],
         is_due: Callable[[Grant], bool],
     ) -> None:
-        self.link = link
+        super().__init__(link, stats, may_wait=may_wait, continue_later=continue_later)
         self.directory_xid: bytes | None = None
         """Of the request that asked for updates of the directory."""
-        self.spent = 0
-        """Of this turn's slice."""
         self._may_grant = may_grant
-        self._may_wait = may_wait
         self._registry = registry
-        self._stats = stats
         self._granted = granted
         self._wishes_changed = wishes_changed
         self._deletion_settled = deletion_settled
-        self._continue_later = continue_later
         self._is_due = is_due
         self._number = 0
         self._grants: dict[MetricSet, Grant] = {}
         self._by_key: dict[bytes, Grant] = {}
-        self._by_set_id: dict[bytes, Grant] = {}
         self._leaving: dict[int, Grant] = {}
         self._departures = departures
         self._news: dict[MetricSet, int] = {}
         self._withheld: set[MetricSet] = set()
         self._behind: dict[Grant, None] = {}
-        self._waiting: deque[Any] = deque()
-        self._waiting_bytes = 0
-        self._search: Search | None = None
+        self._is_listing = False
 
     @property
     def grants(self) -> list[Grant]:
@@ -124,45 +111,13 @@ class Reader:
 
     def close(self) -> None:
         """The link has closed: let go of all that was kept for it."""
-        for kept in (self._grants, self._by_key, self._by_set_id, self._leaving, self._behind):
+        for kept in (self._grants, self._by_key, self._leaving, self._behind):
             kept.clear()
-        self._waiting.clear()
-        self._search = None
+        self.drop_requests()
 
-    # Requests
-
-    def take(self, event: Any) -> None:
-        """Answer a request, now or when those before it are answered."""
-        if not self._waiting and self._search is None and self._may_go_on():
-            _CALLS[type(event)](self, event)
-            self.spent += REQUEST_BYTES
-        elif self._may_wait(self._waiting_bytes + _size(event)):
-            self._waiting.append(event)
-            self._waiting_bytes += _size(event)
-        else:
-            self._waiting.clear()
-            self._waiting_bytes = 0
-            self._stats.add("refused.waiting")
-            self.link.abort("does not read: too many of its requests wait for answers")
-
-    def go_on(self) -> None:
-        """Answer what waits, as much as a slice has room for."""
-        while self._may_go_on():
-            if self._search is not None:
-                self._advance(self._search)
-            elif self._waiting:
-                event = self._waiting.popleft()
-                self._waiting_bytes -= _size(event)
-                _CALLS[type(event)](self, event)
-                self.spent += REQUEST_BYTES
-            else:
-                return
-
-    def end_slice(self) -> None:
-        """A turn is over. What waits goes on in the next, or when the peer has read."""
-        self.spent = 0
-        if (self._waiting or self._search is not None) and self.link.has_room():
-            self._continue_later(self)
+    def answer(self, event: Any) -> Iterator[None] | None:
+        """Answer one of the events that a ``SetService`` takes."""
+        return _CALLS[type(event)](self, event)
 
     def link_has_room(self) -> None:
         """The peer has read all: go on, and tell what was kept back."""
@@ -172,9 +127,6 @@ class Reader:
             self.push(grant)
         self.tell_news()
 
-    def _may_go_on(self) -> bool:
-        return self.spent < SLICE_BYTES and self.link.has_room()
-
     def _may_read(self, metric_set: MetricSet) -> bool:
         return may_access(
             self.link.credential, metric_set.uid, metric_set.gid, metric_set.perm, READ
@@ -182,19 +134,29 @@ class Reader:
 
     # Directory
 
-    def _directory(self, event: DirectoryWanted) -> None:
+    def _directory(self, event: DirectoryWanted) -> Iterator[None]:
+        """List the sets that there are now, in as many parts as slices are taken."""
         self._stats.add("directories")
-        readable = []
         self._directory_cancelled(None)
-        for metric_set in self._registry:
-            if self._may_read(metric_set):
-                readable.append(metric_set)
-            elif event.updates:
-                self._withheld.add(metric_set)
         if event.updates:
             self.directory_xid = event.xid
-        self.spent += ENTRY_BYTES * len(readable)
-        self.link.send(AnswerDirectory(event.xid, [directory_entry(one) for one in readable]))
+        self._is_listing = True
+        entries: list[DirectoryEntry] = []
+        for metric_set in self._registry:
+            if entries and self.is_used_up():
+                self.link.send(AnswerDirectory(event.xid, entries, more=True))
+                entries = []
+                yield
+            if self._registry.get(metric_set.instance) is not metric_set:
+                continue
+            if self._may_read(metric_set):
+                self.spent += ENTRY_BYTES
+                entries.append(directory_entry(metric_set))
+            elif event.updates:
+                self._withheld.add(metric_set)
+        self._is_listing = False
+        self.link.send(AnswerDirectory(event.xid, entries))
+        self.tell_news()
 
     def _directory_cancelled(self, _event: object) -> None:
         self.directory_xid = None
@@ -212,7 +174,7 @@ class Reader:
         they still have for what they are told of.
         """
         xid = self.directory_xid
-        if xid is None or not self._news or not self.link.has_room():
+        if xid is None or not self._news or self._is_listing or not self.link.has_room():
             return
         kept: dict[MetricSet, int] = {}
         for metric_set, kind in self._news.items():
@@ -231,7 +193,7 @@ class Reader:
 
     # Lookup
 
-    def _look_up(self, event: LookupWanted) -> None:
+    def _look_up(self, event: LookupWanted) -> Iterator[None] | None:
         self._stats.add("lookups")
         path = event.path
         if not event.by_schema and not event.is_regex:
@@ -240,38 +202,33 @@ class Reader:
                 self._fail(event.xid, errno.ENOENT)
             else:
                 self._announce(event.xid, metric_set, more=False)
-            return
+            return None
         if event.is_regex:
             self.spent += COMPILE_BYTES
         try:
-            self._search = search = Search(event, self._registry)
+            return self._announce_all(event.xid, Search(event))
         except EreError:
             self._fail(event.xid, errno.EINVAL)
-            return
-        self._advance(search)
+            return None
 
-    def _advance(self, search: Search) -> None:
-        """Go on with a search until it has found all, or the slice is used up."""
-        while self._may_go_on():
-            metric_set = next(search.sets, None)
-            if metric_set is None:
-                self._finish(search)
-                return
+    def _announce_all(self, xid: bytes, search: Search) -> Iterator[None]:
+        """Announce what a search finds: each once it is known whether more follow."""
+        found: MetricSet | None = None
+        for metric_set in self._registry:
+            if self.is_used_up():
+                yield
             self.spent += search.cost * len(metric_set.instance)
-            if search.matches(metric_set) and self._is_there(metric_set):
-                found, search.found = search.found, metric_set
-                if found is None or not self._is_there(found):
-                    continue
-                if not self._announce(search.wanted.xid, found, more=True):
-                    self._search = None
-                    return
-
-    def _finish(self, search: Search) -> None:
-        self._search = None
-        if search.found is not None and self._is_there(search.found):
-            self._announce(search.wanted.xid, search.found, more=False)
+            if not search.matches(metric_set) or not self._is_there(metric_set):
+                continue
+            found, before = metric_set, found
+            if before is None or not self._is_there(before):
+                continue
+            if not self._announce(xid, before, more=True):
+                return
+        if found is not None and self._is_there(found):
+            self._announce(xid, found, more=False)
         else:
-            self._fail(search.wanted.xid, errno.ENOENT)
+            self._fail(xid, errno.ENOENT)
 
     def _is_there(self, metric_set: MetricSet) -> bool:
         return self._registry.get(metric_set.instance) is metric_set and self._may_read(metric_set)
@@ -312,37 +269,62 @@ class Reader:
         grant = Grant(self, metric_set, self._number)
         self._grants[metric_set] = grant
         self._by_key[grant.key] = grant
-        self._by_set_id[grant.set_id] = grant
-        self._granted(grant)
+        self._granted()
         return grant
+
+    def grant_of(self, metric_set: MetricSet) -> Grant | None:
+        """What the link was given of a set that it has looked up."""
+        return self._grants.get(metric_set)
+
+    def _grant_of_id(self, set_id: bytes) -> Grant | None:
+        """The same, by what the peer calls it."""
+        grant = self._by_key.get(key_of_id(set_id))
+        return None if grant is None or grant.number in self._leaving else grant
 
     # Reading
 
-    def _read(self, event: ReadWanted) -> None:
-        grant = self._by_key.get(event.key)
-        data: bytes | memoryview = b""
-        if grant is None:
-            status = READ_UNKNOWN_KEY
-        elif not self._may_read(grant.metric_set):
-            status = READ_NOT_ALLOWED
-        else:
-            offset = event.address - grant.address
-            end = offset + event.length
-            image = grant.metric_set.image
-            if offset < 0 or end > len(image):
-                status = READ_OUTSIDE
+    def _read(self, event: ReadsWanted) -> Iterator[None]:
+        """Answer reads: those that one slice has room for together."""
+        credential = self.link.credential
+        grant_of = self._by_key.get
+        answers: list[ReadAnswer] = []
+        for read in event.reads:
+            if answers and self.is_used_up():
+                self._send_data(answers)
+                answers = []
+                yield
+            self.spent += REQUEST_BYTES
+            grant = grant_of(read.key)
+            if grant is None:
+                answers.append((read, READ_UNKNOWN_KEY, b""))
+                continue
+            one = grant.metric_set
+            if not may_access(credential, one.uid, one.gid, one.perm, READ):
+                answers.append((read, READ_NOT_ALLOWED, b""))
+                continue
+            length = read.length
+            offset = read.address - grant.address
+            image = one.image
+            if offset < 0 or offset + length > len(image):
+                answers.append((read, READ_OUTSIDE, b""))
             else:
-                status = READ_OK
-                data = memoryview(image)[offset:end]
-                self.spent += event.length
-                self._stats.add("read_bytes", event.length)
-        self._stats.add("reads" if status == READ_OK else f"reads_refused.{status}")
-        self.link.send(AnswerRead(event, status, data))
+                answers.append((read, READ_OK, memoryview(image)[offset : offset + length]))
+                self.spent += length
+        self._send_data(answers)
+
+    def _send_data(self, answers: list[ReadAnswer]) -> None:
+        """Answer reads, and count them."""
+        refused = [status for _, status, _ in answers if status != READ_OK]
+        for status in refused:
+            self._stats.add(f"reads_refused.{status}")
+        self._stats.add("reads", len(answers) - len(refused))
+        self._stats.add("read_bytes", sum([len(data) for _, _, data in answers]))
+        self.link.send(AnswerReads(answers))
 
     # Pushes and notifications
 
     def _push_wanted(self, event: PushWanted) -> None:
-        grant = self._by_set_id.get(event.set_id)
+        grant = self._grant_of_id(event.set_id)
         if grant is None:
             self._stats.add("refused.push")
             return
@@ -356,7 +338,7 @@ class Reader:
             self._push_no_longer(grant)
 
     def _push_cancelled(self, event: PushCancelled) -> None:
-        grant = self._by_set_id.get(event.set_id)
+        grant = self._grant_of_id(event.set_id)
         if grant is not None:
             self._push_no_longer(grant)
 
@@ -398,7 +380,7 @@ class Reader:
             self.link.send(Push(push_id, 0, b"", last=True))
 
     def _notify_wanted(self, event: NotifyWanted) -> None:
-        grant = self._by_set_id.get(event.set_id)
+        grant = self._grant_of_id(event.set_id)
         if grant is None or not self._may_read(grant.metric_set):
             self._stats.add("refused.notify")
             return
@@ -406,7 +388,7 @@ class Reader:
         self._wishes_changed(grant)
 
     def _notify_cancelled(self, event: NotifyCancelled) -> None:
-        grant = self._by_set_id.get(event.set_id)
+        grant = self._grant_of_id(event.set_id)
         if grant is not None:
             grant.notify = None
             self._wishes_changed(grant)
@@ -437,15 +419,15 @@ class Reader:
             self.push(grant)
         self._push_no_longer(grant)
         grant.notify = None
-        del self._grants[metric_set], self._by_set_id[grant.set_id]
-        self._leaving[grant.token] = grant
+        del self._grants[metric_set]
+        self._leaving[grant.number] = grant
         self._departures.begin(grant)
         self._stats.add("deletions")
-        self.link.send(DeleteSet(grant.token, metric_set.instance))
+        self.link.send(DeleteSet(grant.number, metric_set.instance))
 
     def end_deletion(self, grant: Grant) -> None:
         """The memory of a removed set goes: reads of it are answered no longer."""
-        del self._leaving[grant.token], self._by_key[grant.key]
+        del self._leaving[grant.number], self._by_key[grant.key]
         self._departures.end(grant)
 
     def _deletion_acknowledged(self, event: DeletionAcknowledged) -> None:
@@ -463,13 +445,8 @@ class Reader:
         self.link.send(AcknowledgeDeletion(event.xid))
 
 
-def _size(event: Any) -> int:
-    """What a request that waits counts for."""
-    return REQUEST_BYTES + (len(event.path) if type(event) is LookupWanted else 0)
-
-
-_CALLS: dict[type[Any], Callable[[Reader, Any], None]] = {
-    ReadWanted: Reader._read,
+_CALLS: dict[type[Any], Callable[[Reader, Any], Iterator[None] | None]] = {
+    ReadsWanted: Reader._read,
     LookupWanted: Reader._look_up,
     DirectoryWanted: Reader._directory,
     DirectoryCancelled: Reader._directory_cancelled,

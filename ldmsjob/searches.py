@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ldmsjob.ere import Ere
@@ -16,11 +16,11 @@ STEP_BYTES = 8
 
 
 class Search:
-    """One such lookup, under way."""
+    """What one such lookup finds, and what finding it costs."""
 
-    __slots__ = ("cost", "found", "matches", "sets", "wanted")
+    __slots__ = ("cost", "matches")
 
-    def __init__(self, wanted: LookupWanted, sets: Iterable[MetricSet]) -> None:
+    def __init__(self, wanted: LookupWanted) -> None:
         """Raises ``EreError``."""
         search: Callable[[str], bool] = wanted.path.__eq__
         self.cost = STEP_BYTES
@@ -38,8 +38,4 @@ class Search:
             def matches(metric_set: MetricSet) -> bool:
                 return search(metric_set.instance)
 
-        self.wanted = wanted
-        self.sets = iter(sets)
         self.matches = matches
-        self.found: MetricSet | None = None
-        """Found and not announced: whether more follow is not known yet."""

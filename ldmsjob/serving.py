@@ -28,7 +28,7 @@ from ldmsjob.wire.setevents import (
     NotifyWanted,
     PushCancelled,
     PushWanted,
-    ReadWanted,
+    ReadsWanted,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ EVENTS: tuple[type[Any], ...] = (
     DirectoryWanted,
     DirectoryCancelled,
     LookupWanted,
-    ReadWanted,
+    ReadsWanted,
     PushWanted,
     PushCancelled,
     NotifyWanted,
@@ -91,7 +91,6 @@ class SetService:
         self._delete_seconds = delete_seconds
         self._readers: dict[ILink, Reader] = {}
         self._departures: dict[ILink | IRail, Departures] = {}
-        self._grants: dict[MetricSet, dict[Grant, None]] = {}
         self._changed: dict[MetricSet, None] = {}
         self._leaving: dict[Grant, float] = {}  # the one that is due first comes first
         self._expiry: IDelayedCall | None = None
@@ -131,11 +130,13 @@ class SetService:
         if reader is None:
             return
         self.handles -= reader.handles
-        for grant in reader.grants:
-            self._drop(grant)
         for grant in reader.leaving:
             self._leaving.pop(grant, None)
+        grants = reader.grants
         reader.close()
+        for grant in grants:
+            if grant.wants_changes:
+                self._watch(grant.metric_set)
         if self._departures[link.rail or link].leave(reader):
             del self._departures[link.rail or link]
         self._set_expiry()
@@ -145,13 +146,18 @@ class SetService:
     def push(self, metric_set: MetricSet) -> None:
         """Push a set to all who have asked for pushes of it, changed or not."""
         self._changed.pop(metric_set, None)
-        for grant in tuple(self._grants.get(metric_set, ())):
+        for grant in self._grants_of(metric_set):
             grant.reader.push(grant)
 
     def notify(self, metric_set: MetricSet, data: bytes) -> None:
         """Notify all who have asked for it, with data that mean something to them."""
-        for grant in tuple(self._grants.get(metric_set, ())):
+        for grant in self._grants_of(metric_set):
             grant.reader.notify(grant, NOTIFY_USER_DATA, data)
+
+    def _grants_of(self, metric_set: MetricSet) -> list[Grant]:
+        """What links were given of a set. Asked for seldom, so it is not kept."""
+        found = [reader.grant_of(metric_set) for reader in self._readers.values()]
+        return [grant for grant in found if grant is not None]
 
     # The registry
 
@@ -168,8 +174,8 @@ class SetService:
     def _removed(self, metric_set: MetricSet) -> None:
         for reader in self._readers.values():
             reader.forget_set(metric_set)
-        grants = self._grants.pop(metric_set, None)
-        if grants is None:
+        grants = self._grants_of(metric_set)
+        if not grants:
             return
         deadline = self._now() + self._delete_seconds
         for grant in grants:
@@ -204,24 +210,15 @@ class SetService:
         limits = self.limits
         return handles < limits.lookups_per_link and self.handles < limits.lookups
 
-    def _granted(self, grant: Grant) -> None:
+    def _granted(self) -> None:
         self.handles += 1
-        self._grants.setdefault(grant.metric_set, {})[grant] = None
-
-    def _drop(self, grant: Grant) -> None:
-        grants = self._grants[grant.metric_set]
-        del grants[grant]
-        if not grants:
-            del self._grants[grant.metric_set]
-        self._watch(grant.metric_set)
 
     def _wishes_changed(self, grant: Grant) -> None:
         self._watch(grant.metric_set)
 
     def _watch(self, metric_set: MetricSet) -> None:
         """Have a set's transactions watched only where somebody wants to hear of them."""
-        grants = self._grants.get(metric_set, {})
-        wanted = any(grant.wants_changes for grant in grants)
+        wanted = any(grant.wants_changes for grant in self._grants_of(metric_set))
         metric_set.watcher = self._set_changed if wanted else None
 
     # Pushes on change
@@ -233,7 +230,7 @@ class SetService:
     def _tell_changes(self) -> None:
         changed, self._changed = self._changed, {}
         for metric_set in changed:
-            for grant in tuple(self._grants.get(metric_set, ())):
+            for grant in self._grants_of(metric_set):
                 if grant.on_change:
                     grant.reader.push(grant)
                 grant.reader.notify(grant, NOTIFY_MODIFIED)

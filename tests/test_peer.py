@@ -30,7 +30,7 @@ from ldmsjob.wire.setevents import (
     SET_DELETED,
     AcknowledgeDeletion,
     AnswerDirectory,
-    AnswerRead,
+    AnswerReads,
     CancelDirectory,
     DeletionWanted,
     DirectoryAnswered,
@@ -44,8 +44,9 @@ from ldmsjob.wire.setevents import (
     MemoryRead,
     Notified,
     Pushed,
+    Read,
     ReadMemory,
-    ReadWanted,
+    ReadsWanted,
     SetAnnounced,
     WantDirectory,
 )
@@ -331,11 +332,11 @@ class LinkTests(PeerTestCase):
 
     def test_requests_of_the_peer(self) -> None:
         """A peer that takes us for a daemon is told that there is nothing."""
-        read = ReadWanted(b"x", b"c", b"key1", 0, 8)
+        reads = [Read(b"x", b"c", b"key1", 0, 8), Read(b"y", b"d", b"key1", 8, 8)]
         self.owner.tell(
             DirectoryWanted(b"xid1", True),
             LookupWanted(b"xid2", "a", False, False),
-            read,
+            ReadsWanted(reads),
             SubscribeWanted(b"xid3", "slurm", False, -1),
         )
         self.assertEqual(
@@ -343,7 +344,7 @@ class LinkTests(PeerTestCase):
             [
                 AnswerDirectory(b"xid1"),
                 FailLookup(b"xid2", errno.ENOENT),
-                AnswerRead(read, READ_UNKNOWN_KEY),
+                AnswerReads([(read, READ_UNKNOWN_KEY, b"") for read in reads]),
                 AnswerSubscribe(b"xid3", errno.EOPNOTSUPP, "not supported"),
             ],
         )

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from ldmsjob import readers, serving
+from ldmsjob import readers, serving, slices
 from ldmsjob.limits import Limits
 from ldmsjob.links import LinkSite
 from ldmsjob.messages import MessageHub
@@ -37,7 +37,7 @@ from ldmsjob.wire.setevents import (
     AnnouncedSet,
     AnnounceSet,
     AnswerDirectory,
-    AnswerRead,
+    AnswerReads,
     DeleteSet,
     DeletionAcknowledged,
     DeletionWanted,
@@ -54,7 +54,9 @@ from ldmsjob.wire.setevents import (
     Push,
     PushCancelled,
     PushWanted,
-    ReadWanted,
+    Read,
+    ReadAnswer,
+    ReadsWanted,
     Time,
     UpdateDirectory,
 )
@@ -141,11 +143,15 @@ class ServingTestCase(SynchronousTestCase):
         self, announced: AnnouncedSet, offset: int, length: int, link: FakeLink | None = None
     ) -> tuple[int, bytes]:
         """Read announced memory: status and data."""
-        wanted = ReadWanted(XID, b"context-", announced.key, announced.address + offset, length)
-        (answer,) = self.ask(wanted, link=link)
-        assert isinstance(answer, AnswerRead)
-        self.assertIs(answer.wanted, wanted)
-        return answer.status, bytes(answer.data)
+        wanted = Read(XID, b"context-", announced.key, announced.address + offset, length)
+        ((read, status, data),) = self.answers(self.ask(ReadsWanted([wanted]), link=link))
+        self.assertIs(read, wanted)
+        return status, bytes(data)
+
+    def answers(self, sent: list[Any]) -> list[ReadAnswer]:
+        """The answers to reads in what was sent, which is nothing else."""
+        self.assertEqual({type(one) for one in sent} - {AnswerReads}, set())
+        return [answer for one in sent for answer in one.answers]
 
     def change(self, metric_set: MetricSet, value: int = 7) -> list[Any]:
         """One transaction; returns what the first link is told."""
@@ -280,6 +286,57 @@ class DirectoryTests(ServingTestCase):
         self.registry.changed("node/mine")
         self.assertEqual(self.link.sent, [])
 
+    def test_many_sets(self) -> None:
+        """A long list comes in parts, one in each turn: the sets that there were, without those
+        that have gone meanwhile."""
+        self.patch(slices, "SLICE_BYTES", 2 * readers.ENTRY_BYTES)
+        for letter in "abcdef":
+            self.add_set(f"node/{letter}")
+        sent = self.link.sent
+        self.site.link_events(self.link, [DirectoryWanted(XID, False)])
+        self.assertEqual([self.names([part]) for part in sent], [["node/a", "node/b"]])
+        self.registry.remove("node/c")
+        self.registry.remove("node/d")
+        self.add_set("node/d")
+        while self.clock.getDelayedCalls():
+            self.clock.advance(0)
+        self.assertEqual(
+            [self.names([part]) for part in sent], [["node/a", "node/b"], ["node/e", "node/f"]]
+        )
+        self.assertEqual([part.more for part in sent], [True, False])
+
+    def test_changes_in_a_long_list(self) -> None:
+        """What has changed while a list is under way is told behind its last part."""
+        self.patch(slices, "SLICE_BYTES", 2 * readers.ENTRY_BYTES)
+        for letter in "abc":
+            self.add_set(f"node/{letter}")
+        sent = self.link.sent
+        self.site.link_events(self.link, [DirectoryWanted(XID, True)])
+        self.add_set("node/aa")
+        self.registry.changed("node/c")
+        self.assertEqual(len(sent), 1)
+        self.clock.advance(0)
+        self.assertEqual(self.names(sent[1:2]), ["node/c"])
+        self.assertEqual(
+            [(one.kind, one.entry.name) for one in sent[2:]],
+            [(SET_ADDED, "node/aa"), (SET_CHANGED, "node/c")],
+        )
+
+    def test_list_for_a_link_that_does_not_read(self) -> None:
+        """The next part of a list waits until the one before was read."""
+        self.patch(slices, "SLICE_BYTES", readers.ENTRY_BYTES)
+        for letter in "abc":
+            self.add_set(f"node/{letter}")
+        self.site.link_events(self.link, [DirectoryWanted(XID, False)])
+        self.link.choked = True
+        self.clock.advance(0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual([self.names([part]) for part in self.link.sent], [["node/a"]])
+        self.link.choked = False
+        self.site.link_drained(self.link)
+        self.clock.advance(0)
+        self.assertEqual([part.more for part in self.link.sent], [True, True, False])
+
     def test_link_that_does_not_read(self) -> None:
         """Updates wait for a link that does not read; what is gone meanwhile is not told."""
         self.ask(DirectoryWanted(XID, True))
@@ -399,7 +456,7 @@ class LookupTests(ServingTestCase):
 
     def test_long_search(self) -> None:
         """A search goes on in later turns when it takes long, and misses nothing that stays."""
-        self.patch(readers, "SLICE_BYTES", 64)
+        self.patch(slices, "SLICE_BYTES", 64)
         self.link.sent.clear()
         self.site.link_events(
             self.link, [self.lookup("node/[abc]", is_regex=True), self.lookup("node/c")]
@@ -413,7 +470,7 @@ class LookupTests(ServingTestCase):
 
     def test_long_search_without_an_end(self) -> None:
         """When the last that was found goes before it is announced, the lookup ends in errno 2."""
-        self.patch(readers, "SLICE_BYTES", 64)
+        self.patch(slices, "SLICE_BYTES", 64)
         self.link.sent.clear()
         self.site.link_events(self.link, [self.lookup("[abc]", is_regex=True)])
         while not self.link.sent:
@@ -428,7 +485,7 @@ class LookupTests(ServingTestCase):
 
     def test_search_of_a_link_that_goes(self) -> None:
         """A search ends with its link: nothing more is found for it."""
-        self.patch(readers, "SLICE_BYTES", 64)
+        self.patch(slices, "SLICE_BYTES", 64)
         self.site.link_events(self.link, [self.lookup(".", is_regex=True)])
         self.site.link_closed(self.link, Failure(ConnectionDone()))
         self.clock.advance(0)
@@ -441,7 +498,7 @@ class LookupTests(ServingTestCase):
             self.registry.remove(name)
         for pattern in ("[[:alpha:]]{{1,90}}{}", "[[:alpha:]]{{1,1000}}{}"):
             wanted = [self.lookup(pattern.format(n), is_regex=True) for n in range(100)]
-            most = readers.SLICE_BYTES // readers.COMPILE_BYTES
+            most = slices.SLICE_BYTES // readers.COMPILE_BYTES
             self.assertIn(len(self.ask(*wanted)), (most - 1, most))
             self.step()
             self.assertIn(len(self.link.sent), (2 * most - 1, 2 * most))
@@ -473,11 +530,24 @@ class ReadTests(ServingTestCase):
     def test_order(self) -> None:
         """Reads of one turn are answered in their order, each from the state of that moment."""
         wanted = [
-            ReadWanted(XID, bytes([n] * 8), self.one.key, self.one.address, n) for n in (5, 3)
+            Read(XID, bytes([n] * 8), self.one.key, self.one.address, n) for n in (5, 3, 0, 7)
         ]
-        answers = self.ask(*wanted)
-        self.assertEqual([one.wanted for one in answers], wanted)
-        self.assertEqual([len(one.data) for one in answers], [5, 3])
+        answers = self.answers(self.ask(ReadsWanted(wanted[:3]), ReadsWanted(wanted[3:])))
+        self.assertEqual([read for read, _, _ in answers], wanted)
+        self.assertEqual([len(data) for _, _, data in answers], [5, 3, 0, 7])
+        self.assertEqual(self.counted("reads", "read_bytes"), [4, 15])
+
+    def test_mixed(self) -> None:
+        """Each of several reads that come together gets its own status."""
+        good = Read(XID, XID, self.one.key, self.one.address, 1)
+        unknown = Read(XID, XID, b"nope", self.one.address, 1)
+        outside = Read(XID, XID, self.one.key, self.one.address - 1, 1)
+        answers = self.answers(self.ask(ReadsWanted([good, unknown, outside, good])))
+        self.assertEqual(
+            [(status, len(data)) for _, status, data in answers],
+            [(READ_OK, 1), (READ_UNKNOWN_KEY, 0), (READ_OUTSIDE, 0), (READ_OK, 1)],
+        )
+        self.assertEqual(self.counted("reads", "reads_refused.17", "reads_refused.18"), [2, 1, 1])
 
     def test_outside(self) -> None:
         """What is not all inside the set is refused, and its address does not wrap around."""
@@ -540,29 +610,27 @@ class ReadTests(ServingTestCase):
         """What a peer asks for that does not read waits, in order, and is answered when it does."""
         self.link.choked = True
         self.link.sent.clear()
-        wanted = [
-            ReadWanted(XID, bytes([n] * 8), self.one.key, self.one.address, n) for n in (1, 2)
-        ]
-        self.site.link_events(self.link, wanted)
+        wanted = [Read(XID, bytes([n] * 8), self.one.key, self.one.address, n) for n in (1, 2)]
+        self.site.link_events(self.link, [ReadsWanted([read]) for read in wanted])
         self.assertEqual(self.link.sent, [])
         self.link.choked = False
         self.site.link_drained(self.link)
-        self.assertEqual([one.wanted for one in self.link.sent], wanted)
+        self.assertEqual([read for read, _, _ in self.answers(self.link.sent)], wanted)
 
     def test_asking_too_much_without_reading(self) -> None:
         """A peer that goes on asking and never reads loses its link, and nobody else anything."""
-        self.limit(waiting_bytes=10 * readers.REQUEST_BYTES)
+        self.limit(waiting_bytes=10 * slices.REQUEST_BYTES)
         self.link.choked = True
-        wanted = ReadWanted(XID, XID, self.one.key, self.one.address, 1)
+        wanted = ReadsWanted([Read(XID, XID, self.one.key, self.one.address, 1)] * 2)
         for _ in range(2):
-            self.site.link_events(self.link, [wanted] * 10)
+            self.site.link_events(self.link, [wanted] * 5)
             self.assertEqual(self.link.state, "open")
             self.link.choked = False
             self.site.link_drained(self.link)
             self.link.choked = True
-        self.site.link_events(self.link, [wanted] * 10)
+        self.site.link_events(self.link, [wanted] * 5)
         self.assertEqual(self.link.state, "open")
-        self.site.link_events(self.link, [wanted])
+        self.site.link_events(self.link, [ReadsWanted(wanted.reads[:1])])
         self.assertTrue(self.link.state.startswith("aborted"))
         self.assertEqual(self.counted("refused.waiting"), [1])
         other = self.grant(link=self.other)
@@ -570,13 +638,38 @@ class ReadTests(ServingTestCase):
 
     def test_much_in_one_turn(self) -> None:
         """One link gets a slice in a turn; the rest comes in the next ones."""
-        self.patch(readers, "SLICE_BYTES", 2 * self.size)
-        wanted = ReadWanted(XID, XID, self.one.key, self.one.address, self.size)
-        answers = self.ask(*[wanted] * 5)
+        self.patch(slices, "SLICE_BYTES", 2 * self.size)
+        wanted = [
+            Read(XID, bytes([n] * 8), self.one.key, self.one.address, self.size) for n in range(7)
+        ]
+        answers = self.answers(self.ask(ReadsWanted(wanted[:])))
         self.assertEqual(len(answers), 2)
+        wanted.append(Read(XID, XID, b"nope", 0, 1))
+        self.site.link_events(self.link, [ReadsWanted(wanted[7:])])
         while self.clock.getDelayedCalls():
             self.clock.advance(0)
-        self.assertEqual(len(self.link.sent), 5)
+        answers = self.answers(self.link.sent)
+        self.assertEqual([read for read, _, _ in answers], wanted)
+        self.assertEqual([status for _, status, _ in answers], [READ_OK] * 7 + [READ_UNKNOWN_KEY])
+        self.assertEqual(self.counted("reads", "read_bytes"), [7, 7 * self.size])
+
+    def test_much_without_reading(self) -> None:
+        """The rest of what was begun waits for a peer that has stopped reading."""
+        self.patch(slices, "SLICE_BYTES", self.size)
+        wanted = Read(XID, XID, self.one.key, self.one.address, self.size)
+        self.link.choked = True
+        self.ask(ReadsWanted([wanted] * 3))
+        self.link.choked = False
+        self.site.link_drained(self.link)
+        self.link.choked = True
+        self.clock.advance(0)
+        self.assertEqual(len(self.answers(self.link.sent)), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.link.choked = False
+        self.site.link_drained(self.link)
+        while self.clock.getDelayedCalls():
+            self.clock.advance(0)
+        self.assertEqual(len(self.answers(self.link.sent)), 3)
 
 
 class PushTests(ServingTestCase):

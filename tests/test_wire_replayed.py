@@ -33,14 +33,14 @@ from ldmsjob.wire.events import (
 from ldmsjob.wire.setevents import (
     AnnounceSet,
     AnswerDirectory,
-    AnswerRead,
+    AnswerReads,
     DirectoryAnswered,
     DirectoryWanted,
     LookUp,
     LookupWanted,
     MemoryRead,
     ReadMemory,
-    ReadWanted,
+    ReadsWanted,
     SetAnnounced,
     WantDirectory,
 )
@@ -181,15 +181,16 @@ class Replay:
         elif isinstance(event, LookupWanted):
             token = int.from_bytes(event.xid, "big")
             command = LookUp(token, event.path, event.by_schema, event.is_regex)
-        elif isinstance(event, ReadWanted):
-            announced = self._sets[event.key]
-            token = int.from_bytes(event.context, "big")
-            command = ReadMemory(token, announced, event.address - announced.address, event.length)
+        elif isinstance(event, ReadsWanted):
+            (read,) = event.reads
+            announced = self._sets[read.key]
+            token = int.from_bytes(read.context, "big")
+            command = ReadMemory(token, announced, read.address - announced.address, read.length)
         elif isinstance(event, SubscribeWanted):
             command = Subscribe(event.match, event.is_regex, event.rate)
         if command is not None:
             self.active.send(command, NOW)
-            if isinstance(event, ReadWanted):
+            if isinstance(event, ReadsWanted):
                 sent = self.active.data_to_send()
                 self._read_xids.append(sent[8:12])
                 self.sent[True] += sent
@@ -201,8 +202,10 @@ class Replay:
             send(AnswerDirectory(event.xid, self.directories[event.xid]), NOW)
         elif isinstance(event, LookupWanted):
             send(AnnounceSet(event.xid, *self.announced[event.xid]), NOW)
-        elif isinstance(event, ReadWanted):
-            send(AnswerRead(event, 0, memoryview(self.data[event.xid + event.context])), NOW)
+        elif isinstance(event, ReadsWanted):
+            (read,) = event.reads
+            data = memoryview(self.data[read.xid + read.context])
+            send(AnswerReads([(read, 0, data)]), NOW)
         elif isinstance(event, SubscribeWanted):
             self.subscriptions.append(event)
             send(AnswerSubscribe(event.xid, 0, "OK"), NOW)

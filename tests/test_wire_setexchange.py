@@ -21,7 +21,7 @@ from ldmsjob.wire.setevents import (
     AnnouncedSet,
     AnnounceSet,
     AnswerDirectory,
-    AnswerRead,
+    AnswerReads,
     CancelDirectory,
     CancelNotify,
     CancelPush,
@@ -47,8 +47,9 @@ from ldmsjob.wire.setevents import (
     PushCancelled,
     Pushed,
     PushWanted,
+    Read,
     ReadMemory,
-    ReadWanted,
+    ReadsWanted,
     SetAnnounced,
     UpdateDirectory,
     WantDirectory,
@@ -161,6 +162,14 @@ class DirectoryTests(Exchange):
         self.assertEqual([event.more for event in events], [True, True, False])
         self.assertEqual([one for event in events for one in event.entries], entries)
 
+    def test_part_by_part(self):
+        """The owner may answer in parts of its own; the last of them ends the directory."""
+        self.ask(WantDirectory(5))
+        first, last = [DirectoryEntry("a")], [DirectoryEntry("b")]
+        events = self.say(AnswerDirectory(xid(5), first, more=True), AnswerDirectory(xid(5), last))
+        expected = [DirectoryAnswered(5, first, more=True), DirectoryAnswered(5, last)]
+        self.assertEqual(events, expected)
+
     def test_updates(self):
         """Updates come from the request on that wanted them, until another or a cancel."""
         self.assertEqual(self.ask(WantDirectory(5, updates=True)), [DirectoryWanted(xid(5), True)])
@@ -258,7 +267,8 @@ class ReadTests(Exchange):
     def read(self, token, offset, length, announced=ANNOUNCED):
         """Ask, and return what the owner is asked."""
         (wanted,) = self.ask(ReadMemory(token, announced, offset, length))
-        return wanted
+        (read,) = wanted.reads
+        return read
 
     def test_data(self):
         """Reads are answered in order, each with the token of who asked."""
@@ -267,7 +277,7 @@ class ReadTests(Exchange):
         self.assertEqual((first.key, first.address, first.length), (b"key1", 0x30000, 100))
         self.assertEqual((second.address, second.length), (0x30000 + 150, 50))
         data = memoryview(bytes(range(200)))
-        events = self.say(AnswerRead(first, 0, data[:100]), AnswerRead(second, 0, data[150:]))
+        events = self.say(AnswerReads([(first, 0, data[:100]), (second, 0, data[150:])]))
         read = [MemoryRead(7, 0, bytes(data[:100])), MemoryRead(8, 0, bytes(data[150:]))]
         self.assertEqual(events, read)
 
@@ -275,7 +285,7 @@ class ReadTests(Exchange):
         """The memory may change once it was given to ``send``."""
         wanted = self.read(7, 0, 100)
         memory = bytearray(100)
-        self.owner.send(AnswerRead(wanted, 0, memoryview(memory)), NOW)
+        self.owner.send(AnswerReads([(wanted, 0, memoryview(memory))]), NOW)
         memory[:] = b"x" * 100
         self.assertEqual(self.pair.exchange(self.owner), [MemoryRead(7, 0, bytes(100))])
 
@@ -283,7 +293,8 @@ class ReadTests(Exchange):
         """A status without data; the link stays."""
         for status in (READ_UNKNOWN_KEY, READ_OUTSIDE):
             wanted = self.read(7, 0, 100)
-            self.assertEqual(self.say(AnswerRead(wanted, status)), [MemoryRead(7, status, b"")])
+            answer = AnswerReads([(wanted, status, b"")])
+            self.assertEqual(self.say(answer), [MemoryRead(7, status, b"")])
         self.check_open()
 
     def test_reads_outside(self):
@@ -301,7 +312,7 @@ class ReadTests(Exchange):
         large = AnnouncedSet(b"key3", 0, bytes(8), size, 10, 1, 1, "s", "i")
         wanted = self.read(7, 0, size, large)
         data = bytes(size)
-        self.owner.send(AnswerRead(wanted, 0, data), NOW)
+        self.owner.send(AnswerReads([(wanted, 0, data)]), NOW)
         frame = self.owner.data_to_send()
         events = []
         for at in range(0, len(frame), 100_000):
@@ -309,11 +320,34 @@ class ReadTests(Exchange):
         self.assertEqual(events, [MemoryRead(7, 0, data)])
         self.assertEqual(self.reader.buffered_bytes, 0)
 
+    def test_run(self):
+        """Reads that follow one another come together, whatever stands around them."""
+        (first,) = self.ask(LookUp(1, "a"))
+        reads = [ReadMemory(token, ANNOUNCED, token, 10) for token in range(1, 6)]
+        events = self.ask(*reads[:3], LookUp(2, "b"), *reads[3:])
+        self.assertEqual([type(event) for event in events], [ReadsWanted, type(first), ReadsWanted])
+        wanted = [*events[0].reads, *events[2].reads]
+        self.assertEqual([read.address for read in wanted], [0x30000 + n for n in range(1, 6)])
+        self.assertEqual([len(event.reads) for event in events[::2]], [3, 2])
+
+    def test_cut_run(self):
+        """A run of reads may be cut anywhere, and a bad frame in it ends the link."""
+        request = zap.read_request_frame(b"1234", b"12345678", b"key1", 5, 6)
+        for cut in range(1, 36):
+            events = self.owner.receive_data(request * 2 + request[:cut], NOW)
+            self.assertEqual([len(event.reads) for event in events], [2])
+            events = self.owner.receive_data(request[cut:] + request, NOW)
+            self.assertEqual([len(event.reads) for event in events], [2])
+        events = self.owner.receive_data(request + request[:7] + b"\x25" + request[8:] * 2, NOW)
+        self.assertEqual([len(event.reads) for event in events], [1])
+        self.assertIn("lengths disagree", str(self.owner.error))
+
     def test_wrong_answers(self):
         """Data that nobody asked for, or that is not what was asked for, ends the link."""
 
         def answer(number, token, status, data):
-            return zap.read_response_frame(number.to_bytes(4, "big"), xid(token), status, data)
+            head = zap.read_response_head(number.to_bytes(4, "big"), xid(token), status, len(data))
+            return head + data
 
         for frame, text in (
             (answer(2, 7, 0, bytes(100)), "out of turn"),
@@ -336,7 +370,7 @@ class ReadTests(Exchange):
         """An owner cannot answer with more or less than was asked."""
         wanted = self.read(7, 0, 100)
         for status, size in ((0, 99), (0, 101), (17, 1)):
-            command = AnswerRead(wanted, status, bytes(size))
+            command = AnswerReads([(wanted, status, bytes(size))])
             self.assertRaises(ValueError, self.owner.send, command, NOW)
         self.assertEqual(self.owner.data_to_send(), b"")
 
@@ -344,9 +378,9 @@ class ReadTests(Exchange):
         """Hostile keys, addresses and lengths reach the owner as they are."""
         request = zap.read_request_frame(b"\xff" * 4, b"c" * 8, b"nope", (1 << 64) - 1, 0xFFFFFFFF)
         events = self.owner.receive_data(request, NOW)
-        wanted = ReadWanted(b"\xff" * 4, b"c" * 8, b"nope", (1 << 64) - 1, 0xFFFFFFFF)
-        self.assertEqual(events, [wanted])
-        self.owner.send(AnswerRead(wanted, READ_OUTSIDE), NOW)
+        wanted = Read(b"\xff" * 4, b"c" * 8, b"nope", (1 << 64) - 1, 0xFFFFFFFF)
+        self.assertEqual(events, [ReadsWanted([wanted])])
+        self.owner.send(AnswerReads([(wanted, READ_OUTSIDE, b"")]), NOW)
         answer = self.owner.data_to_send()
         self.assertEqual((answer[8:20], answer[20:22]), (b"\xff" * 4 + b"c" * 8, b"\0\x12"))
 
@@ -516,8 +550,9 @@ _frames = st.one_of(
         st.booleans(),
     ),
     st.builds(
-        lambda number, token, status, size: zap.read_response_frame(
-            number.to_bytes(4, "big"), xid(token), status, bytes(size)
+        lambda number, token, status, size: (
+            zap.read_response_head(number.to_bytes(4, "big"), xid(token), status, size)
+            + bytes(size)
         ),
         st.integers(1, 3),
         st.integers(1, 3),
@@ -612,7 +647,7 @@ class HostileTests(Exchange):
             AnswerDirectory(xid(1)),
             UpdateDirectory(xid(3), SET_ADDED, DirectoryEntry("a")),
             AnnounceSet(xid(2), ANNOUNCED),
-            AnswerRead(ReadWanted(number, xid(3), b"key1", 0, 40), 0, bytes(40)),
+            AnswerReads([(Read(number, xid(3), b"key1", 0, 40), 0, bytes(40))]),
             Push(PUSH_ID, 0, bytes(9)),
             Notify(xid(2), 1, b"x"),
             DeleteSet(5, "node/set"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import PeerError
 from ldmsjob.wire import setmessages, zap
-from ldmsjob.wire.setevents import AnnouncedSet, DirectoryEntry, Info
+from ldmsjob.wire.setevents import AnnouncedSet, DirectoryEntry, Info, Read
 from tests.recorded import streams
 
 XID = bytes.fromhex("a045066e07560000")
@@ -116,11 +117,13 @@ class VectorTests(SynchronousTestCase):
         request = bytes.fromhex(
             "0004 0000 00000024 05000000 f09e0030a87f0000 02000000 00007fc064adc060 00000b98"
         )
-        fields = zap.read_request_fields(request, 0)
         xid, ctxt = request[8:12], request[12:20]
-        self.assertEqual(fields, (xid, ctxt, ANNOUNCED.key, ANNOUNCED.address, 2968))
-        self.assertEqual(zap.read_request_frame(*fields), request)
-        answer = zap.read_response_frame(xid, ctxt, 0, memoryview(bytes(2968)))
+        read = Read(xid, ctxt, ANNOUNCED.key, ANNOUNCED.address, 2968)
+        reads: list[Read] = []
+        self.assertEqual(setmessages.take_reads(b"??" + request, 2, 38, reads), 38)
+        self.assertEqual(reads, [read])
+        self.assertEqual(zap.read_request_frame(*msgspec.structs.astuple(read)), request)
+        answer = setmessages.read_responses([(read, 0, memoryview(bytes(2968)))])
         head = "0005 0000 00000bbc 05000000 f09e0030a87f0000 0000 0000 0000000000000000 00000b98"
         self.assertEqual(answer[:36], bytes.fromhex(head))
         self.assertEqual(len(answer), 36 + 2968)

@@ -173,8 +173,10 @@ class BuilderTests(SynchronousTestCase):
 
     def test_failed_read(self):
         """The answer has the request's xid and ctxt, the status and no data."""
-        xid, ctxt, *_ = zap.read_request_fields(b"??" + self.raw["READ_REQ"], 2)
-        answer = zap.READ_RESPONSE_HEAD.parse(zap.read_response_frame(xid, ctxt, 17, b""))
+        request = self.raw["READ_REQ"]
+        answer = zap.READ_RESPONSE_HEAD.parse(
+            zap.read_response_head(request[8:12], request[12:20], 17, 0)
+        )
         self.assertEqual((answer.kind, answer.length, answer.status), (5, 36, 17))
         self.assertEqual(answer.frame_xid, b"\5\0\0\0")
         self.assertEqual(answer.ctxt.hex(), "f09e0030a87f0000")
@@ -182,7 +184,7 @@ class BuilderTests(SynchronousTestCase):
 
     def test_limit_of_read_answers(self):
         """They have a limit of their own, above or below that of other frames."""
-        frame = zap.read_response_frame(b"1234", b"12345678", 0, bytes(100))
+        frame = zap.read_response_head(b"1234", b"12345678", 0, 100) + bytes(100)
         self.assertEqual(zap.read_head(frame, 0, 50, 136), (5, 136))
         self.assertRaises(PeerError, zap.read_head, frame, 0, 50)
         self.assertRaises(PeerError, zap.read_head, frame, 0, 1000, 135)

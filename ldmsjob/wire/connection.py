@@ -233,6 +233,8 @@ class LdmsConnection:
                 body = zap.body_at(kind, data, at, length)
                 at, start = at + length, at
                 action(self, data, body if kind in _COUNTED_KINDS else start, at, events)
+                if kind == zap.READ_REQ:  # mostly the first of many
+                    at = self._sets.reads_wanted(data, at, end, events)
         except PeerError as error:
             self._fail(error)
         if at < end and self.error is None:
@@ -321,7 +323,7 @@ class LdmsConnection:
             events.append(Refused("unknown_command"))
 
     def _read_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
-        self._sets.read_wanted(data, at, events)
+        self._sets.reads_wanted(data, at, stop, events)
 
     def _read_answer_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
         self._sets.read_answered(data, at, stop, events)

@@ -35,7 +35,7 @@ class Info(msgspec.Struct, frozen=True, gc=False):
     value: str
 
 
-class DirectoryEntry(msgspec.Struct, frozen=True):
+class DirectoryEntry(msgspec.Struct, frozen=True, gc=False):
     """One set in a directory, with the members and names of the directory's JSON."""
 
     name: str
@@ -100,14 +100,25 @@ class LookupWanted(msgspec.Struct, frozen=True, gc=False):
     is_regex: bool
 
 
-class ReadWanted(msgspec.Struct, frozen=True, gc=False):
-    """Read announced memory. Each must be answered, in order."""
+class Read(msgspec.Struct, frozen=True, gc=False):
+    """One read of announced memory."""
 
     xid: bytes
     context: bytes
     key: bytes
     address: int
     length: int
+
+
+ReadAnswer = tuple[Read, int, bytes | memoryview]
+"""What was asked, a status, and the data: none unless the status is ``READ_OK``."""
+
+
+class ReadsWanted(msgspec.Struct, frozen=True, gc=False):
+    """Read announced memory. Each of ``reads`` must be answered, in order. Those that follow one
+    another directly come together."""
+
+    reads: list[Read]
 
 
 class PushWanted(msgspec.Struct, frozen=True, gc=False):
@@ -148,12 +159,13 @@ class DeletionAcknowledged(msgspec.Struct, frozen=True, gc=False):
 # What the owner of sets says
 
 
-class AnswerDirectory(msgspec.Struct, frozen=True):
-    """The sets, in as many parts as frames need. A refusal is a directory without sets: C programs
-    cannot take an errno there."""
+class AnswerDirectory(msgspec.Struct, frozen=True, gc=False):
+    """Sets, in as many parts as frames need; ``more`` when further ones follow. A refusal is a
+    directory without sets: C programs cannot take an errno there."""
 
     xid: bytes
     entries: Sequence[DirectoryEntry] = ()
+    more: bool = False
 
 
 class UpdateDirectory(msgspec.Struct, frozen=True):
@@ -179,12 +191,10 @@ class FailLookup(msgspec.Struct, frozen=True, gc=False):
     rc: int
 
 
-class AnswerRead(msgspec.Struct, frozen=True):
-    """Answer a read. ``data`` is copied before ``send`` returns."""
+class AnswerReads(msgspec.Struct, frozen=True, gc=False):
+    """Answer reads, as many at once as one likes. Data are copied before ``send`` returns."""
 
-    wanted: ReadWanted
-    status: int
-    data: bytes | memoryview = b""
+    answers: Sequence[ReadAnswer]
 
 
 class Push(msgspec.Struct, frozen=True):
@@ -351,7 +361,7 @@ SetEvent = (
     DirectoryWanted
     | DirectoryCancelled
     | LookupWanted
-    | ReadWanted
+    | ReadsWanted
     | PushWanted
     | PushCancelled
     | NotifyWanted
@@ -372,7 +382,7 @@ SetCommand = (
     | UpdateDirectory
     | AnnounceSet
     | FailLookup
-    | AnswerRead
+    | AnswerReads
     | Push
     | Notify
     | DeleteSet

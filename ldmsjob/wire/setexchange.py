@@ -20,7 +20,7 @@ from ldmsjob.wire.setevents import (
     AnnouncedSet,
     AnnounceSet,
     AnswerDirectory,
-    AnswerRead,
+    AnswerReads,
     CancelDirectory,
     CancelNotify,
     CancelPush,
@@ -46,7 +46,7 @@ from ldmsjob.wire.setevents import (
     Pushed,
     PushWanted,
     ReadMemory,
-    ReadWanted,
+    ReadsWanted,
     SetAnnounced,
     SetCommand,
     UpdateDirectory,
@@ -57,7 +57,6 @@ from ldmsjob.wire.setevents import (
 
 _Action = Callable[["SetExchange", bytes, bytes, int, int, int, list[WireEvent]], None]
 
-_READ_RESPONSE_BYTES = zap.READ_RESPONSE_HEAD.sizeof()
 _KINDS = (SET_DELETED, SET_ADDED, SET_CHANGED)
 
 
@@ -100,7 +99,7 @@ class SetExchange:
     )
 
     def __init__(self, output: list[bytes], limits: Limits) -> None:
-        self.read_limit = _READ_RESPONSE_BYTES
+        self.read_limit = zap.READ_RESPONSE_BYTES
         """The most that the next READ_RESP may have."""
         self._output = output
         self._limits = limits
@@ -303,9 +302,13 @@ class SetExchange:
             raise PeerError("too many sets announced")
         events.append(SetAnnounced(token, announced, more))
 
-    def read_wanted(self, data: bytes, at: int, events: list[WireEvent]) -> None:
-        """A READ_REQ frame."""
-        events.append(ReadWanted(*zap.read_request_fields(data, at)))
+    def reads_wanted(self, data: bytes, at: int, end: int, events: list[WireEvent]) -> int:
+        """READ_REQ frames that follow one another. Returns where the next other frame begins."""
+        event = events[-1] if events else None
+        if type(event) is not ReadsWanted:
+            event = ReadsWanted([])
+            events.append(event)
+        return setmessages.take_reads(data, at, end, event.reads)
 
     def read_answered(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
         """A READ_RESP frame. Raises ``PeerError`` unless it answers the oldest read."""
@@ -315,7 +318,7 @@ class SetExchange:
         expected, expected_context, length = self._reads.popleft()
         if (xid, context) != (expected, expected_context):
             raise PeerError("READ_RESP frame that is out of turn")
-        content = data[at + _READ_RESPONSE_BYTES : stop]
+        content = data[at + zap.READ_RESPONSE_BYTES : stop]
         if len(content) != (length if status == READ_OK else 0):
             raise PeerError("READ_RESP frame with less or more than was asked for")
         self._set_read_limit()
@@ -323,7 +326,7 @@ class SetExchange:
 
     def _set_read_limit(self) -> None:
         length = self._reads[0][2] if self._reads else 0
-        self.read_limit = _READ_RESPONSE_BYTES + length
+        self.read_limit = zap.READ_RESPONSE_BYTES + length
 
     # Sending
 
@@ -336,7 +339,7 @@ class SetExchange:
         self._output.append(zap.counted_frame(zap.SENDRECV, request))
 
     def _answer_directory(self, command: AnswerDirectory, now_us: int) -> None:
-        replies = setmessages.dir_replies(command.xid, command.entries)
+        replies = setmessages.dir_replies(command.xid, command.entries, command.more)
         self._output += [zap.counted_frame(zap.SENDRECV, reply) for reply in replies]
 
     def _update_directory(self, command: UpdateDirectory, now_us: int) -> None:
@@ -349,13 +352,8 @@ class SetExchange:
     def _fail_lookup(self, command: FailLookup, now_us: int) -> None:
         self._send(xprt.plain_reply(command.xid, xprt.LOOKUP_REPLY, command.rc))
 
-    def _answer_read(self, command: AnswerRead, now_us: int) -> None:
-        wanted, data = command.wanted, command.data
-        if len(data) != (wanted.length if command.status == READ_OK else 0):
-            raise ValueError(f"{len(data)} bytes for a read of {wanted.length}")
-        self._output.append(
-            zap.read_response_frame(wanted.xid, wanted.context, command.status, data)
-        )
+    def _answer_reads(self, command: AnswerReads, now_us: int) -> None:
+        self._output.append(setmessages.read_responses(command.answers))
 
     def _push(self, command: Push, now_us: int) -> None:
         replies = setmessages.push_replies(
@@ -476,7 +474,7 @@ _COMMANDS: dict[type, Callable[..., None]] = {
     UpdateDirectory: SetExchange._update_directory,
     AnnounceSet: SetExchange._announce_set,
     FailLookup: SetExchange._fail_lookup,
-    AnswerRead: SetExchange._answer_read,
+    AnswerReads: SetExchange._answer_reads,
     Push: SetExchange._push,
     Notify: SetExchange._notify,
     DeleteSet: SetExchange._delete_set,

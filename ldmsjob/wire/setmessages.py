@@ -13,7 +13,7 @@ from construct import Bytes, Int32ub, Int64ub, Padding, Struct
 from ldmsjob.errors import PeerError
 from ldmsjob.wire import directory, zap
 from ldmsjob.wire.buffers import flat_struct
-from ldmsjob.wire.setevents import AnnouncedSet, DirectoryEntry, Info
+from ldmsjob.wire.setevents import READ_OK, AnnouncedSet, DirectoryEntry, Info, Read, ReadAnswer
 from ldmsjob.wire.xprt import (
     CANCEL_NOTIFY,
     CANCEL_PUSH,
@@ -107,6 +107,10 @@ _SET_DELETE_FIELDS = flat_struct(SET_DELETE_HEAD, only=("name_len",))
 _SET_DELETE_REPLY = flat_struct(SET_DELETE_REPLY_BODY)
 _RENDEZVOUS = flat_struct(zap.RENDEZVOUS_HEAD)
 _RENDEZVOUS_FIELDS = flat_struct(zap.RENDEZVOUS_HEAD, only=("key", "address", "region_len"))
+_READ = flat_struct(
+    zap.READ_REQUEST,
+    only=("kind", "length", "frame_xid", "ctxt", "key", "address", "data_len"),
+)
 _MESSAGE_HEAD = flat_struct(RENDEZVOUS_MESSAGE_HEAD)
 _ANNOUNCEMENT = flat_struct(ANNOUNCEMENT_HEAD)
 _REGISTRATION = flat_struct(PUSH_REGISTRATION)
@@ -157,14 +161,16 @@ def read_dir(data: bytes, at: int, stop: int) -> bool:
     return _DIR.unpack_from(data, at)[-1] != 0
 
 
-def dir_replies(xid: bytes, entries: Iterable[DirectoryEntry]) -> Iterator[bytes]:
-    """The DIR_REPLY messages of one answer."""
+def dir_replies(
+    xid: bytes, entries: Iterable[DirectoryEntry], more_follow: bool = False
+) -> Iterator[bytes]:
+    """The DIR_REPLY messages of one answer, or of a part of it when ``more_follow``."""
     texts = directory.directory_texts(entries, MAX_DIRECTORY_TEXT)
     text: bytes | None = next(texts)
     while text is not None:
         following = next(texts, None)
         size = len(text)
-        more = int(following is not None)
+        more = int(more_follow or following is not None)
         yield _DIR_REPLY.pack(xid, DIR_REPLY, _DIR_REPLY.size + size, 0, 0, more, size) + text
         text = following
 
@@ -317,6 +323,36 @@ def _read_strings(data: bytes, at: int, stop: int) -> list[str]:
         strings.append(_text(data[at : at + size]))
         at += size
     raise PeerError("announcement whose strings have no end")
+
+
+# Reads
+
+
+def take_reads(data: bytes, at: int, end: int, reads: list[Read]) -> int:
+    """Take whole READ_REQ frames, up to the first that is not one. Returns where that begins."""
+    unpack = _READ.unpack_from
+    take = reads.append
+    size = _READ.size
+    last = end - size
+    while at <= last:
+        kind, length, xid, context, key, address, wanted = unpack(data, at)
+        if kind != zap.READ_REQ or length != size:
+            break
+        take(Read(xid, context, key, address, wanted))
+        at += size
+    return at
+
+
+def read_responses(answers: Iterable[ReadAnswer]) -> bytes:
+    """READ_RESP frames. Raises ``ValueError`` for data of another length than was asked for."""
+    head = zap.read_response_head
+    parts: list[bytes | memoryview] = []
+    for read, status, data in answers:
+        size = len(data)
+        if size != (read.length if status == READ_OK else 0):
+            raise ValueError(f"{size} bytes for a read of {read.length}")
+        parts += (head(read.xid, read.context, status, size), data)
+    return b"".join(parts)
 
 
 # Pushes

@@ -91,10 +91,11 @@ _IDENTITY = flat_struct(FRAME_HEAD, only=("frame_xid", "ctxt"))
 _COUNTED = flat_struct(COUNTED_HEAD)
 _CONNECT = flat_struct(CONNECT_HEAD)
 _READ_REQUEST = flat_struct(READ_REQUEST)
-_READ_REQUEST_FIELDS = flat_struct(
-    READ_REQUEST, only=("frame_xid", "ctxt", "key", "address", "data_len")
+_READ_RESPONSE_HEAD = flat_struct(
+    READ_RESPONSE_HEAD, only=("kind", "length", "frame_xid", "ctxt", "status", "data_len")
 )
-_READ_RESPONSE = flat_struct(READ_RESPONSE_HEAD)
+READ_RESPONSE_BYTES = _READ_RESPONSE_HEAD.size
+"""Of a READ_RESP frame without its data."""
 _READ_RESPONSE_FIELDS = flat_struct(READ_RESPONSE_HEAD, only=("frame_xid", "ctxt", "status"))
 _WRITE_RESPONSE = flat_struct(WRITE_RESPONSE)
 _CONNECT_FIELDS = flat_struct(CONNECT_HEAD, only=("version", "signature"))
@@ -183,17 +184,9 @@ def read_request_frame(xid: bytes, ctxt: bytes, key: bytes, address: int, size: 
     return _READ_REQUEST.pack(READ_REQ, 0, _READ_REQUEST.size, xid, ctxt, key, address, size)
 
 
-def read_request_fields(data: bytes, at: int) -> tuple[bytes, bytes, bytes, int, int]:
-    """Xid, context, key, address and length of the READ_REQ frame at ``at``."""
-    return _READ_REQUEST_FIELDS.unpack_from(data, at)
-
-
-def read_response_frame(xid: bytes, ctxt: bytes, status: int, data: bytes | memoryview) -> bytes:
-    """A READ_RESP frame."""
-    size = len(data)
-    length = _READ_RESPONSE.size + size
-    head = _READ_RESPONSE.pack(READ_RESP, 0, length, xid, ctxt, status, bytes(8), size)
-    return b"".join((head, data))
+def read_response_head(xid: bytes, ctxt: bytes, status: int, size: int) -> bytes:
+    """A READ_RESP frame in front of its ``size`` bytes of data."""
+    return _READ_RESPONSE_HEAD.pack(READ_RESP, READ_RESPONSE_BYTES + size, xid, ctxt, status, size)
 
 
 def read_response_fields(data: bytes, at: int) -> tuple[bytes, bytes, int]:

@@ -27,12 +27,12 @@ from ldmsjob.wire.setevents import (
     READ_UNKNOWN_KEY,
     AnnounceSet,
     AnswerDirectory,
-    AnswerRead,
+    AnswerReads,
     DirectoryWanted,
     FailLookup,
     Info,
     LookupWanted,
-    ReadWanted,
+    ReadsWanted,
 )
 from tests.set_owners import VECTORS, Image
 
@@ -72,14 +72,15 @@ class ImageSite:
                 else:
                     number = images.index(image) + 1
                     link.send(AnnounceSet(event.xid, image.announced(number)))
-            elif isinstance(event, ReadWanted):
-                number = int.from_bytes(event.key, "little")
-                offset = event.address - (number << 32)
-                if 0 < number <= len(images):
-                    data = images[number - 1].whole[offset : offset + event.length]
-                    link.send(AnswerRead(event, READ_OK, data))
-                else:
-                    link.send(AnswerRead(event, READ_UNKNOWN_KEY))
+            elif isinstance(event, ReadsWanted):
+                for read in event.reads:
+                    number = int.from_bytes(read.key, "little")
+                    offset = read.address - (number << 32)
+                    if 0 < number <= len(images):
+                        data = images[number - 1].whole[offset : offset + read.length]
+                        link.send(AnswerReads([(read, READ_OK, data)]))
+                    else:
+                        link.send(AnswerReads([(read, READ_UNKNOWN_KEY, b"")]))
 
     def link_drained(self, link: ILink) -> None:
         """Nothing waits."""
