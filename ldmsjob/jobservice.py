@@ -104,7 +104,7 @@ class JobService:
         events = changes[0].events
         if len(changes) > 1:
             events = [event for change in changes for event in change.events]
-        if len(events) == 1:
+        if len(events) == 1 or (events and self._turn.depth):
             self._fanout.post(events)
         elif events:
             with self._turn:  # so that subscribers need not write each event on its own

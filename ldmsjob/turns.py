@@ -24,7 +24,8 @@ class Turn:
     log = Logger(namespace="ldmsd")
 
     def __init__(self) -> None:
-        self._depth = 0
+        self.depth = 0
+        """How many blocks are open; 0 outside of any turn."""
         self._first: dict[Callable[[], None], None] = {}
         self._calls: dict[Callable[[], None], None] = {}
 
@@ -33,14 +34,14 @@ class Turn:
 
         ``first``: in front of all calls that are not.
         """
-        if self._depth:
+        if self.depth:
             (self._first if first else self._calls)[call] = None
         else:
             call()
 
     def __enter__(self) -> Turn:
         """Begin, or nest in, a turn."""
-        self._depth += 1
+        self.depth += 1
         return self
 
     def __exit__(
@@ -50,8 +51,8 @@ class Turn:
         trace: TracebackType | None,
     ) -> None:
         """End the block; the outermost one makes the calls, each on its own, failures logged."""
-        self._depth -= 1
-        if self._depth or not (self._calls or self._first):
+        self.depth -= 1
+        if self.depth or not (self._calls or self._first):
             return
         first, self._first = self._first, {}
         calls, self._calls = self._calls, {}
