@@ -281,6 +281,8 @@ class Job:
         if known is None:
             self.details = details
             return True
+        if details == known:
+            return False
         missing = {
             name: value
             for name in JobDetails.__struct_fields__

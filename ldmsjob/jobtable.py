@@ -590,8 +590,7 @@ class JobTable:
     ) -> list[Change]:
         # An implied end is only the time at which it was noticed.
         job.over_us = job.last_sign_us() if origin == "implied" else time_us
-        key, facts = job.key, job.known_facts or job.new_facts()
-        sequence = self._sequence
+        key, sequence = job.key, self._sequence
         tasks: list[Task] = []
         events: list[JobEvent] = []
         for task in job.task_records:
@@ -599,21 +598,17 @@ class JobTable:
                 task.close(time_us, UNREPORTED_STATUS, False)
                 tasks.append(task)
                 sequence += 1
-                task_facts = task.facts()
+                facts, its = job.known_facts or job.new_facts(), task.facts()
                 events.append(
-                    TaskEnded(
-                        key, job, facts, sequence, time_us, received_us, "implied", task_facts
-                    )
+                    TaskEnded(key, job, facts, sequence, time_us, received_us, "implied", its)
                 )
         for step in job._steps.values():
             if step.started and step.end_us is None:
                 step.end_us = time_us
                 sequence += 1
-                step_facts = step.facts()
+                facts, part = job.known_facts or job.new_facts(), step.facts()
                 events.append(
-                    StepEnded(
-                        key, job, facts, sequence, time_us, received_us, "implied", step_facts
-                    )
+                    StepEnded(key, job, facts, sequence, time_us, received_us, "implied", part)
                 )
         job.ended = True
         job.end_us = time_us
