@@ -18,7 +18,7 @@ from ldmsjob.interfaces import IChannelJobManager
 from ldmsjob.jobmgr.slurm import SlurmJobManager
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.testing import FakeDaemon, FakeJobManagerContext
-from ldmsjob.wire.events import AVRO, STRING
+from ldmsjob.wire.events import AVRO, JSON, STRING, Message
 
 TIME = 1_795_378_984
 TIME_US = TIME * 1_000_000
@@ -153,6 +153,14 @@ class DecodeTests(SlurmCase):
         self.send_text('{"event":"init","data":{"job_id":7}}')
         job = self.daemon.jobs.jobs()[0]
         self.assertEqual(job.facts.start_us, self.daemon.now_us())
+
+    def test_time_of_the_message(self) -> None:
+        """When a link brought it, that is the time of receipt."""
+        body = msgspec.json.encode({"event": "init", "data": {"job_id": 6}})
+        sent = ("slurm", JSON, 0, 0, 0o440, 1, 0, None, len(body) + 6)
+        self.manager.received(Message(*sent, body, 0, TIME_US + 7))
+        (job,) = self.daemon.jobs.jobs()
+        self.assertEqual(job.facts.start_us, TIME_US + 7)
 
     def test_job_tag(self) -> None:
         """The tag is taken when it is text; other subscriber data does no harm."""

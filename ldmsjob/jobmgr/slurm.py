@@ -107,7 +107,7 @@ class SlurmJobManager:
             content = repaired
         notice = content.notice()
         if notice is not None:
-            context.apply(notice, context.received_time_us())
+            context.apply(notice, message.received_us or context.received_time_us())
         elif is_of_special_step(content):
             context.stats.add("special_step")
         else:
