@@ -13,7 +13,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
@@ -40,7 +40,6 @@ from ldmsjob.interfaces import (
     LinkSettings,
 )
 from ldmsjob.jobservice import JobService
-from ldmsjob.journal.journal import Journal
 from ldmsjob.keeping import JournalSettings, make_journal, recover
 from ldmsjob.limits import Limits, changed
 from ldmsjob.links import LinkSite, ListenerSite
@@ -57,6 +56,9 @@ from ldmsjob.stats import Stats
 from ldmsjob.status import Health
 from ldmsjob.turns import Turn
 from ldmsjob.users import Users
+
+if TYPE_CHECKING:
+    from ldmsjob.journal.journal import Journal
 
 # What may stand in a set's name.
 _DAEMON_NAME = re.compile(r"[!#-\[\]-~]{1,128}")

@@ -10,7 +10,8 @@ are known, and a backslash inside of brackets escapes the next character.
 
 from __future__ import annotations
 
-import re2
+from functools import cache
+from typing import Any
 
 MAX_SIZE = 511
 """Bytes of an expression: what C programs take for a lookup."""
@@ -20,7 +21,12 @@ MEMORY_BYTES = 16 * 1024
 takes, also of what is refused in the end: less than a millisecond."""
 
 
-def _options() -> re2.Options:
+@cache
+def _re2() -> tuple[Any, Any]:
+    """The library, and its options. Only who uses an expression loads it: it is large, and most
+    daemons never do."""
+    import re2
+
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.posix_syntax = True
@@ -29,10 +35,7 @@ def _options() -> re2.Options:
     options.never_capture = True
     options.log_errors = False
     options.max_mem = MEMORY_BYTES
-    return options
-
-
-_OPTIONS = _options()
+    return re2, options
 
 
 class EreError(ValueError):
@@ -49,8 +52,9 @@ class Ere:
         data = _bytes(pattern)
         if len(data) > MAX_SIZE:
             raise EreError(f"longer than {MAX_SIZE} bytes")
+        re2, options = _re2()
         try:
-            self._search = re2.compile(data, _OPTIONS).search
+            self._search = re2.compile(data, options).search
         except re2.error as error:
             raise EreError(_reason(error)) from None
         self.pattern = pattern

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -18,7 +18,6 @@ from ldmsjob.interfaces import IJobSubscriber
 from ldmsjob.jobs import Change, Job
 from ldmsjob.jobsets import JobSetPolicy, JobSets
 from ldmsjob.jobtable import JobTable
-from ldmsjob.journal.journal import Journal
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.limits import Limits
 from ldmsjob.notices import Notice
@@ -26,6 +25,9 @@ from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
 from ldmsjob.users import Users
+
+if TYPE_CHECKING:
+    from ldmsjob.journal.journal import Journal
 
 
 class JobService:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
-from ldmsjob.journal.journal import Journal
 from ldmsjob.journal.places import hand_over, journal_path
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from ldmsjob.instances import JobManagerInstance
     from ldmsjob.interfaces import IStats
     from ldmsjob.jobservice import JobService
+    from ldmsjob.journal.journal import Journal
     from ldmsjob.turns import Turn
 
 _log = Logger(namespace="ldmsd")
@@ -55,6 +55,8 @@ def make_journal(
     path: str, settings: JournalSettings, turn: Turn, core: Core, stats: IStats
 ) -> Journal:
     """The journal at that place, not opened."""
+    from ldmsjob.journal.journal import Journal  # with SQLite, for those only who have a journal
+
     return Journal(
         path,
         turn,
