@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ldmsjob.attempts import is_after, is_not_before
 
 MAX_NODES = 4096
@@ -9,13 +11,10 @@ MAX_NODES = 4096
 job whose nodes all report to one daemon ends when these have ended."""
 
 
-class _Node:
-    __slots__ = ("end_us", "start_us")
-
-    def __init__(self) -> None:
-        self.start_us: int | None = None
-        """None: only its end was heard of."""
-        self.end_us: int | None = None
+class _Node(msgspec.Struct, eq=False, gc=False):
+    start_us: int | None = None
+    """None: only its end was heard of."""
+    end_us: int | None = None
 
 
 class JobNodes:
@@ -46,7 +45,8 @@ class JobNodes:
         if node is None:
             return
         if node.start_us is not None:
-            node.start_us = min(node.start_us, time_us)
+            if time_us < node.start_us:
+                node.start_us = time_us
             return
         self.names += (name,)
         node.start_us = time_us
