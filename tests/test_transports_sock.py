@@ -353,8 +353,16 @@ class WriteTests(SynchronousTestCase):
         self.assertEqual(transport.value(), b"data")
 
     def test_what_the_socket_does_not_take_is_written(self) -> None:
-        """What one try does not send is handed to the transport, in order; so is an error."""
-        for taken, written in ((0, b"data"), (3, b"a"), (4, b""), (OSError(), b"data")):
+        """What goes out is tried until no more does; the rest is handed to the transport, in order.
+        So it is after an error."""
+        for results, written in (
+            ([0], b"data"),
+            ([3, 0], b"a"),
+            ([4], b""),
+            ([1, 2, 1], b""),
+            ([OSError()], b"data"),
+            ([2, OSError()], b"ta"),
+        ):
             transport = object.__new__(sock.tcp.Server)
             out: list[bytes] = []
             transport.__dict__.update(
@@ -363,11 +371,12 @@ class WriteTests(SynchronousTestCase):
                 connected=True,
                 disconnecting=False,
                 _aborting=False,
-                writeSomeData=lambda data, taken=taken: taken,
+                writeSomeData=lambda data, results=results: results.pop(0),
                 write=out.append,
             )
             sock.TcpStream().write(transport, b"data")
             self.assertEqual(b"".join(out), written)
+            self.assertEqual(results, [])
 
     def test_order_is_kept(self) -> None:
         """While something waits to be written, more is queued behind it."""

@@ -86,7 +86,8 @@ class TcpStream(PlainStream):
         acknowledge(transport)
 
     def write(self, transport: Any, data: bytes) -> None:
-        """Write, without waiting for the reactor's next turn when nothing else waits to go out.
+        """Write, without waiting for the reactor's next turn when nothing else waits to go out, and
+        as much as the socket takes: what waits is copied several times.
 
         Looks at private buffers of Twisted's TCP transports, to keep the order; any other
         transport is simply written to.
@@ -99,10 +100,13 @@ class TcpStream(PlainStream):
             and not transport.disconnecting
             and not transport._aborting
         ):
-            sent = transport.writeSomeData(data)
-            if isinstance(sent, int):
-                # An error is left for the reactor to find, which knows what to do about it.
-                data = data[sent:]
+            rest: bytes | memoryview = data
+            while rest:
+                sent = transport.writeSomeData(rest)
+                if not isinstance(sent, int) or not sent:
+                    break  # An error is left for the reactor, which knows what to do about it.
+                rest = memoryview(rest)[sent:]
+            data = bytes(rest)
         if data:
             transport.write(data)
 
