@@ -270,8 +270,10 @@ class MessageHub:
         credits: list[int] = []
         refused: list[int] = []
         routes = self._routes
+        # Those that the same peers may read, one behind the other.
         together: list[Message] = []
         way: Route | None = None
+        uid = gid = perm = 0
         for message in messages:
             if not self.enabled:
                 refused.append(message.credit)
@@ -286,12 +288,15 @@ class MessageHub:
             elif message.hop_count > MAX_HOPS:
                 self._stats.add("dropped_hops")
                 credits.append(message.credit)
-            elif route is way and _alike(message, together[0]):
+            elif (
+                route is way and message.uid == uid and message.gid == gid and message.perm == perm
+            ):
                 together.append(message)
             else:
                 if way is not None:
                     credits += self._forward(way, together, origin)
                 together, way = [message], route
+                uid, gid, perm = message.uid, message.gid, message.perm
         if way is not None:
             credits += self._forward(way, together, origin)
         return credits, refused
@@ -394,19 +399,24 @@ class MessageHub:
 
         Returns their credit, but for what is held.
         """
-        command = Forward(messages)
+        credits = [message.credit for message in messages]
+        command = Forward(messages, len(messages), sum(credits))
         alike = messages[0]
-        slow = [
-            outlet
-            for outlet in route.outlets
-            if outlet.link is not origin
-            and self._may_read(outlet.link, alike, len(messages))
-            and not self._waiting.send(outlet, command)
-        ]
+        uid, gid, perm = alike.uid, alike.gid, alike.perm
+        send = self._waiting.send
+        slow = []
+        for outlet in route.outlets:
+            link = outlet.link
+            if link is origin:
+                continue
+            if not may_access(link.credential, uid, gid, perm, READ):
+                self._stats.add("forward_denied", command.count)
+            elif outlet.queue or not send(outlet, command):
+                slow.append(outlet)
         if not slow and not route.wishes:
-            return [message.credit for message in messages]
+            return credits
         together = not route.wishes and all(outlet.waits_to_read for outlet in slow)
-        credits: list[int] = []
+        credits = []
         for part in (command,) if together else command.singly():
             held = Held(origin, part)
             for outlet in slow:
@@ -470,8 +480,3 @@ class MessageHub:
         """Whether messages wait for that link's peer: it must be read for its credit to arrive."""
         outlet = self._outlets.get(link)
         return outlet is not None and bool(outlet.queue)
-
-
-def _alike(one: Message, other: Message) -> bool:
-    """Whether who may read the one may read the other."""
-    return one.uid == other.uid and one.gid == other.gid and one.perm == other.perm

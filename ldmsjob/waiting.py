@@ -46,25 +46,14 @@ class Waiting:
         return bool(self._outlets)
 
     def send(self, outlet: Outlet, command: Forward | Publish) -> bool:
-        """Send it if there is room for all of it. False: it is to be offered."""
-        return (
-            not outlet.queue
-            and outlet.link.can_publish(command.credit)
-            and self._send(outlet, command)
-        )
-
-    def offer(self, outlet: Outlet, command: Forward | Publish, held: Held | None) -> None:
-        """Send it, or let it wait, or drop it. ``held`` is whose credit is held meanwhile, if
-        anybody's. Several messages may be offered together where ``outlet.waits_to_read``."""
-        if not self.send(outlet, command):
-            self._enqueue(outlet, command, held)
-
-    def _send(self, outlet: Outlet, command: Forward | Publish) -> bool:
-        """Whether it has been dealt with. Of several messages perhaps only some can be sent: then
-        nothing has been done."""
+        """Send it, past what waits there, if there is room for all of it. False: nothing was done;
+        of several messages perhaps some can be sent."""
+        link = outlet.link
+        if not link.can_publish(command.credit):
+            return False
         outlet.stuck = False
         try:
-            outlet.link.send(command)
+            link.send(command)
         except PublishError as error:
             if command.count > 1:
                 return False
@@ -74,6 +63,12 @@ class Waiting:
         else:
             self._stats.add("forwarded", command.count)
         return True
+
+    def offer(self, outlet: Outlet, command: Forward | Publish, held: Held | None) -> None:
+        """Send it, or let it wait, or drop it. ``held`` is whose credit is held meanwhile, if
+        anybody's. Several messages may be offered together where ``outlet.waits_to_read``."""
+        if outlet.queue or not self.send(outlet, command):
+            self._enqueue(outlet, command, held)
 
     def _enqueue(self, outlet: Outlet, command: Forward | Publish, held: Held | None) -> None:
         """Let it wait for room, unless it would wait for ever or too much waits already."""
@@ -106,7 +101,7 @@ class Waiting:
         queue, link = outlet.queue, outlet.link
         while queue:
             command = queue[0][0]
-            if link.can_publish(command.credit) and self._send(outlet, command):
+            if self.send(outlet, command):
                 outlet.moved = True
                 self._credit.settle(outlet.pop())
             elif command.count > 1 and link.has_room():

@@ -151,7 +151,7 @@ class RailTests(HubTestCase):
         expected: list[list[int]] = [[], [], []]
         for number, channel in enumerate(self.CHANNELS * 2):
             self.deliver(number, channel=channel)
-            where = endpoint_of(Forward([hashed(channel)]), 3)
+            where = endpoint_of(Forward.of(hashed(channel)), 3)
             self.assertEqual(where, endpoint_of(Publish(channel, b""), 3))
             expected[where].append(number)
         self.assertEqual([link.numbers for link in links], expected)
@@ -203,7 +203,7 @@ class RailTests(HubTestCase):
         there = [
             number
             for number, channel in enumerate(self.CHANNELS)
-            if endpoint_of(Forward([hashed(channel)]), 2) == 1
+            if endpoint_of(Forward.of(hashed(channel)), 2) == 1
         ]
         self.assertEqual(rail.links[1].numbers, there)
         rail.links[0].room = None

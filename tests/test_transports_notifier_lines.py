@@ -171,7 +171,7 @@ class MessageMakerTests(SynchronousTestCase):
         """A message can be sent on to a peer, who gets it as from a C notifier."""
         (message,) = MessageMaker("slurm").messages([line()], Credential(0, 0), 5_000_000)
         pair = LinkPair()
-        pair.client.send(Forward([message]), NOW)
+        pair.client.send(Forward.of(message), NOW)
         pair.settle()
         (got,) = (event for event in pair.events[pair.server] if isinstance(event, Message))
         self.assertEqual((got.body, got.channel, got.hop_count), (line(), "slurm", 2))

@@ -463,7 +463,7 @@ class MessageTests(SynchronousTestCase):
         first, second = LinkPair(server={"peer_source": source}), LinkPair()
         (message,) = self.publish(first, Publish("a", b"x\0", uid=5, gid=6, perm=0o444))
         self.assertEqual(message.source, source)
-        (passed,) = second.send(second.server, Forward([message]))
+        (passed,) = second.send(second.server, Forward.of(message))
         self.assertEqual(passed.hop_count, 2)
         for name in ("channel", "kind", "uid", "gid", "perm", "number", "source", "credit", "body"):
             self.assertEqual(getattr(passed, name), getattr(message, name), name)
@@ -473,7 +473,7 @@ class MessageTests(SynchronousTestCase):
         pair = LinkPair()
         (message,) = self.publish(pair, Publish("a", b"x\0"))
         other = LinkPair(server={"quota": 6})
-        other.client.send(Forward([message]), NOW)
+        other.client.send(Forward.of(message), NOW)
         self.assertFalse(other.client.can_publish(3))
         self.assertTrue(other.client.can_publish(2))
 
@@ -482,9 +482,9 @@ class MessageTests(SynchronousTestCase):
         pair = LinkPair()
         (message,) = self.publish(pair, Publish("a", b"x\0"))
         for _ in range(8):
-            (message,) = pair.send(pair.client, Forward([message]))
+            (message,) = pair.send(pair.client, Forward.of(message))
         self.assertEqual(message.hop_count, 9)
-        error = self.assertRaises(PublishError, pair.client.send, Forward([message]), NOW)
+        error = self.assertRaises(PublishError, pair.client.send, Forward.of(message), NOW)
         self.assertEqual(error.rc, 40)
         self.assertEqual(pair.client.data_to_send(), b"")
 

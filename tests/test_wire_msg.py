@@ -279,7 +279,7 @@ class ForwardTests(SynchronousTestCase):
 
     def test_shared(self):
         """Bytes are made once for all that send them within 10 ms."""
-        command = Forward([self.read(recorded_frame())])
+        command = Forward.of(self.read(recorded_frame()))
         first = msg.forwarded(command, NOW)
         self.assertEqual(first, msg.forward_frames(command.messages, NOW))
         self.assertIs(msg.forwarded(command, NOW + 10_000), first)

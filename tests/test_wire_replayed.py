@@ -232,7 +232,7 @@ def replay(name):
         for message in link.receive(payload.from_client, payload.data):
             for other in links.values():
                 if other.server_pid == pid and other.wants(message.channel):
-                    other.passive.send(Forward([message]), NOW)
+                    other.passive.send(Forward.of(message), NOW)
                     other.take_output()
     return links
 

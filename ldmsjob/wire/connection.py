@@ -209,7 +209,7 @@ class LdmsConnection:
         at, end = 0, len(data)
         wanted = zap.HEAD_BYTES
         try:
-            while not self._paused and self.error is None:
+            while at < end and not self._paused and self.error is None:
                 if enabled and self._reader is not None:
                     at = self._reader.read_run(data, at, end, now_us, events)
                 if at < end and self._reader is not None:
@@ -432,15 +432,15 @@ class LdmsConnection:
         """
         if self._reader is None:
             raise RuntimeError("the peer is not authenticated")
-        if isinstance(command, ReturnCredit):
+        if isinstance(command, Forward):
+            frames = msg.forwarded(command, now_us)
+            self.allowance.spend(command.credit, now_us)
+            self._output.append(frames)
+        elif isinstance(command, ReturnCredit):
             rc = command.rc
             self._output.append(
                 b"".join([msg.credit_frame(amount, rc) for amount in command.amounts])
             )
-        elif isinstance(command, Forward):
-            frames = msg.forwarded(command, now_us)
-            self.allowance.spend(command.credit, now_us)
-            self._output.append(frames)
         elif isinstance(command, Publish):
             frame = msg.publish_frame(command, self._number, now_us)
             self.allowance.spend(len(frame) - msg.TAG_AT, now_us)

@@ -249,27 +249,25 @@ class Forward(msgspec.Struct, gc=False):
     """
 
     messages: Sequence[Message]
-    credit: int = 0
-    """Of all of them together; worked out here."""
+    count: int
+    """How many messages there are."""
+    credit: int
+    """Of all of them together."""
     frames: bytes = b""
     """For ``wire.msg.forwarded`` only: what it made of them, and when."""
     framed_us: int = 0
     singles: Sequence[Forward] = ()
     """For ``singly`` only."""
 
-    def __post_init__(self) -> None:
-        """Add up the credit."""
-        self.credit = sum([message.credit for message in self.messages])
-
-    @property
-    def count(self) -> int:
-        """How many messages there are."""
-        return len(self.messages)
+    @classmethod
+    def of(cls, *messages: Message) -> Forward:
+        """The command for these messages."""
+        return cls(messages, len(messages), sum([message.credit for message in messages]))
 
     def singly(self) -> Sequence[Forward]:
         """A command for each of the messages, the same at every call."""
         if not self.singles:
-            self.singles = [Forward((message,)) for message in self.messages]
+            self.singles = [Forward.of(message) for message in self.messages]
         return self.singles
 
 

@@ -146,7 +146,6 @@ def read_credit_run(data: bytes, at: int, end: int) -> tuple[int, int, int, int]
     there are, the credit of all of them, and that rc. None where something else begins."""
     count = credit = rc = 0
     last = end - _CREDIT_BYTES
-    startswith = data.startswith
     while at <= last:
         kind, length, data_len, command, request_len, amount, error = _CREDIT_RUN.unpack_from(
             data, at
@@ -165,7 +164,7 @@ def read_credit_run(data: bytes, at: int, end: int) -> tuple[int, int, int, int]
             at += _CREDIT_BYTES
             count += 1
             credit += amount
-            if not startswith(frame, at, end):
+            if at > last or data[at : at + _CREDIT_BYTES] != frame:
                 break
     return at, count, credit, rc
 
@@ -271,7 +270,8 @@ def publish_frame(command: Publish, number: int, now_us: int) -> bytes:
     """The frame of a message of our own. Raises ``PublishError``: rc 90 too long, 22 bad name."""
     tag = wire_text(command.channel)
     size = len(tag) + len(command.data)
-    _check_size(size)
+    if size > MAX_MESSAGE_BYTES:
+        raise _too_long(size)
     payload = _TAG_AT + size
     seconds, micros = divmod(now_us, 1_000_000)
     head = _HEADS[0].pack(
@@ -296,7 +296,8 @@ def forward_frames(messages: Sequence[Message], now_us: int) -> bytes:
         hops, size, image = message.hop_count, message.credit, message.image
         if hops > MAX_HOPS:
             raise PublishError("a message that came over too many hops", rc=errno.ELOOP)
-        _check_size(size)
+        if size > MAX_MESSAGE_BYTES:
+            raise _too_long(size)
         payload = _TAG_AT + size
         number = message.number
         if message.received_us != came_us:
@@ -335,13 +336,12 @@ def forward_frames(messages: Sequence[Message], now_us: int) -> bytes:
     return b"".join(parts)
 
 
-def _check_size(size: int) -> None:
-    if size > MAX_MESSAGE_BYTES:
-        raise PublishError(
-            f"a message of {size} bytes is longer than {MAX_MESSAGE_BYTES}, the most that fits a"
-            " frame together with its channel's name",
-            rc=errno.EMSGSIZE,
-        )
+def _too_long(size: int) -> PublishError:
+    return PublishError(
+        f"a message of {size} bytes is longer than {MAX_MESSAGE_BYTES}, the most that fits a"
+        " frame together with its channel's name",
+        rc=errno.EMSGSIZE,
+    )
 
 
 # Receiving messages
@@ -354,7 +354,10 @@ class MessageReader:
     here, in ``output``, and leave a ``Refused`` among the events.
     """
 
-    __slots__ = ("_credential", "_limits", "_output", "_partial_bytes", "_partials", "_source")
+    __slots__ = (
+        *("_channel", "_credential", "_limits", "_output", "_partial_bytes", "_partials"),
+        *("_source", "_tag"),
+    )
 
     def __init__(
         self,
@@ -370,6 +373,8 @@ class MessageReader:
         self._limits = limits
         self._partials: dict[tuple[bytes, int], tuple[bytearray, int]] = {}
         self._partial_bytes = 0
+        # Of the last message: mostly the next one's again.
+        self._tag, self._channel = b"\0", ""
 
     @property
     def kept_bytes(self) -> int:
@@ -388,13 +393,12 @@ class MessageReader:
         messages with somebody else's credential.
         """
         unpack = _FAST.unpack_from
-        startswith = data.startswith
         append = events.append
         peer_source = self._source
         own = self._credential
         own_uid, own_gid = own.uid, own.gid  # a message of theirs needs no question
         last = end - TAG_AT
-        tag, channel = b"\0", ""  # mostly the last one's again
+        tag, channel = self._tag, self._channel
         while at < last:
             (
                 frame_kind,
@@ -423,14 +427,13 @@ class MessageReader:
                 or length > MAX_FRAME
             ):
                 break
-            if startswith(tag, start, stop):
-                body_at = start + len(tag)
-            else:
+            body_at = start + len(tag)
+            if data[start:body_at] != tag or body_at > stop:
                 body_at = data.find(b"\0", start, stop) + 1
                 if not body_at:
                     break
-                tag = data[start:body_at]
-                channel = tag[:-1].decode("utf-8", "surrogateescape")
+                self._tag = tag = data[start:body_at]
+                self._channel = channel = tag[:-1].decode("utf-8", "surrogateescape")
             if (uid != own_uid or gid != own_gid) and not may_publish(own, uid, gid):
                 self._refuse("bad_credential", body_len, events)
             else:
