@@ -22,7 +22,7 @@ from ldmsjob.wire.events import (
     SubscribeWanted,
     UnsubscribeWanted,
 )
-from ldmsjob.wire.setevents import DirectoryWanted
+from ldmsjob.wire.setevents import DirectoryWanted, ReadsWanted
 from tests.linkpair import NOW, ROOT, connection
 from tests.recorded import NAMES, conversation, streams
 
@@ -252,20 +252,22 @@ class RecordedTests(SynchronousTestCase):
 
 
 def joined(events):
-    """Events, with those together that tell of credit which came in one read or in several."""
+    """Events, with those together that tell of several frames if these come in one read."""
     result = []
     for event in events:
         last = result[-1] if result else None
         if type(event) is type(last) is CreditReturned and event.rc == last.rc:
             credit, count = last.credit + event.credit, last.count + event.count
             result[-1] = CreditReturned(credit, event.rc, count)
+        elif type(event) is type(last) is ReadsWanted:
+            result[-1] = ReadsWanted([*last.reads, *event.reads])
         else:
             result.append(event)
     return result
 
 
 class CuttingTests(SynchronousTestCase):
-    """However TCP cuts the bytes, the same events come out, but that credit is told of at once."""
+    """However TCP cuts the bytes, the same comes out."""
 
     def check(self, name, number, from_client, cut):
         """Compare with the uncut stream."""
