@@ -7,6 +7,7 @@ judged, and raise ``PeerError`` where its own do not fit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from construct import Bytes, Int32ub, Int64ub, Padding, Struct
 
@@ -222,19 +223,8 @@ def announcement_frame(xid: bytes, announced: AnnouncedSet, more: bool) -> bytes
     Pairs of info that no list of strings can hold (more than 254 bytes) are left out. Raises
     ``ValueError`` for names like that.
     """
-    strings = [_string(announced.schema, _SCHEMA_PADDING), _string(announced.instance)]
-    room = zap.MAX_FRAME - _RENDEZVOUS.size - _ANNOUNCEMENT.size - 3 * _STRING_BYTES
-    for pair in announced.info:
-        try:
-            text = _string(pair.key) + _string(pair.value)
-        except ValueError:
-            continue
-        room -= len(text)
-        if room < 0:
-            break
-        strings.append(text)
-    strings.append(b"\0")
-    tail = b"".join(strings)
+    info = _info_strings(announced.info) if announced.info else b""
+    tail = b"".join((_schema_string(announced.schema), _string(announced.instance), info, b"\0"))
     message_size = _ANNOUNCEMENT.size + len(tail)
     region = announced.meta_size + announced.array_card * announced.data_size
     head = _rendezvous_head(announced.key, READABLE, announced.address, region, message_size)
@@ -260,6 +250,27 @@ def _rendezvous_head(
     return _RENDEZVOUS.pack(
         zap.RENDEZVOUS, 0, size, zap.NO_XID, zap.NO_CTXT, key, access, address, region
     )
+
+
+def _info_strings(info: Iterable[Info]) -> bytes:
+    strings: list[bytes] = []
+    room = zap.MAX_FRAME - _RENDEZVOUS.size - _ANNOUNCEMENT.size - 3 * _STRING_BYTES
+    for pair in info:
+        try:
+            text = _string(pair.key) + _string(pair.value)
+        except ValueError:
+            continue
+        room -= len(text)
+        if room < 0:
+            break
+        strings.append(text)
+    return b"".join(strings)
+
+
+@lru_cache(maxsize=256)
+def _schema_string(name: str) -> bytes:
+    """Many sets have the same one."""
+    return _string(name, _SCHEMA_PADDING)
 
 
 def _string(value: str, padding: int = 0) -> bytes:
