@@ -129,6 +129,11 @@ class DeclarationTests(SynchronousTestCase):
         at, *taken = msg.read_credit_run(data, at, len(data))
         self.assertEqual((at, taken), (1 + 6 * 48, [2, 0, 95]))
         self.assertEqual(msg.read_credit_run(one + one, 0, 95), (48, 1, 7, 0))
+        for place in (8, 19, 24, 31):
+            other = bytearray(one)
+            other[place] = 7  # in an xid, which says nothing
+            data = one + bytes(other) + one
+            self.assertEqual(msg.read_credit_run(data, 0, 144), (144, 3, 21, 0))
         for place in (1, 7, 23, 35, 39):
             other = bytearray(one)
             other[place] ^= 1

@@ -110,9 +110,11 @@ _SOURCE = flat_struct(SOURCE)
 _MESSAGE = flat_struct(MESSAGE_FIXED, only=("body_len", "type", "uid", "gid", "perm", "hop_count"))
 _TAG_HASH = flat_struct(MESSAGE_FIXED, only=("tag_hash",))
 _CREDIT_FRAME = flat_struct(COUNTED_HEAD, CREDIT)
-_CREDIT_RUN = flat_struct(
-    *(COUNTED_HEAD, CREDIT),
-    only=("kind", "length", "data_len", "command", "request_len", "credit", "rc"),
+_CREDITS = flat_struct(
+    Declaration("head" / Bytes(COUNTED_HEAD.sizeof() + REQUEST_HEAD.sizeof()), *CREDIT.subcons[-2:])
+)
+_CREDIT_LENGTHS = flat_struct(
+    *(COUNTED_HEAD, REQUEST_HEAD), only=("kind", "length", "data_len", "command", "request_len")
 )
 _SUBSCRIPTION = flat_struct(SUBSCRIPTION_HEAD)
 _SUBSCRIPTION_REPLY = flat_struct(SUBSCRIPTION_REPLY_HEAD)
@@ -141,32 +143,27 @@ def credit_frame(credit: int, rc: int = 0) -> bytes:
     return _CREDIT_FRAME.pack(*head, NO_XID, SEND_QUOTA, _CREDIT_PAYLOAD, credit, rc)
 
 
+_CREDIT_HEAD = credit_frame(0)[: _CREDIT_LENGTHS.size]
+"""In front of the credit, as C programs and we send it."""
+
+
 def read_credit_run(data: bytes, at: int, end: int) -> tuple[int, int, int, int]:
     """The whole SEND_QUOTA frames that begin at ``at`` and have one rc: where they end, how many
     there are, the credit of all of them, and that rc. None where something else begins."""
     count = credit = rc = 0
-    last = end - _CREDIT_BYTES
-    while at <= last:
-        kind, length, data_len, command, request_len, amount, error = _CREDIT_RUN.unpack_from(
-            data, at
-        )
-        if (
-            command != SEND_QUOTA
-            or kind != SENDRECV
-            or length != _CREDIT_BYTES
-            or not data_len == request_len == _CREDIT_PAYLOAD
-            or (count and error != rc)
-        ):
+    whole = memoryview(data)[at : end - (end - at) % _CREDIT_BYTES]
+    for head, amount, error in _CREDITS.iter_unpack(whole):
+        if (head != _CREDIT_HEAD and not _is_credit(head)) or (count and error != rc):
             break
-        frame = data[at : at + _CREDIT_BYTES]
+        count += 1
+        credit += amount
         rc = error
-        while True:  # Often the next ones are the same, byte by byte.
-            at += _CREDIT_BYTES
-            count += 1
-            credit += amount
-            if at > last or data[at : at + _CREDIT_BYTES] != frame:
-                break
-    return at, count, credit, rc
+    return at + count * _CREDIT_BYTES, count, credit, rc
+
+
+def _is_credit(head: bytes) -> bool:
+    """Whether that is in front of the credit of a SEND_QUOTA frame, though with xids."""
+    return _CREDIT_LENGTHS.unpack(head) == _CREDIT_LENGTHS.unpack(_CREDIT_HEAD)
 
 
 # Subscriptions
