@@ -23,7 +23,7 @@ class SetRegistry:
 
     def __init__(self) -> None:
         self._sets: dict[str, MetricSet] = {}
-        self._observers: list[RegistryObserver] = []
+        self._observers: tuple[RegistryObserver, ...] = ()
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -91,14 +91,15 @@ class SetRegistry:
     def observe(self, observer: RegistryObserver) -> Callable[[], None]:
         """Call ``observer(change, metric_set)`` after each change, until the returned function is
         called. A removed set is no longer in the registry then."""
-        self._observers.append(observer)
+        self._observers = (*self._observers, observer)
 
         def stop() -> None:
             if observer in self._observers:
-                self._observers.remove(observer)
+                at = self._observers.index(observer)
+                self._observers = self._observers[:at] + self._observers[at + 1 :]
 
         return stop
 
     def _tell(self, change: RegistryChange, metric_set: MetricSet) -> None:
-        for observer in tuple(self._observers):
+        for observer in self._observers:
             observer(change, metric_set)
