@@ -6,8 +6,8 @@ docs/job-sets.md describes them for their readers.
 from __future__ import annotations
 
 from ldmsjob.facts import JobDetails
-from ldmsjob.sets.fields import FieldGroup, MemberGroup, RecordAppender
-from ldmsjob.sets.metricset import MetricSet
+from ldmsjob.sets.fields import FieldGroup, RecordList
+from ldmsjob.sets.offered import OfferedSet
 from ldmsjob.sets.schema import Member, Schema
 from ldmsjob.values import CHAR_ARRAY, S32, TIMESTAMP, U32, U64, cut_text
 
@@ -82,18 +82,13 @@ class JobFields:
             schema, "job_start", "job_end", "node_count", "total_tasks", "local_tasks"
         )
         self.step = FieldGroup(schema, "step_id", "job_tag")
-        self.tasks = RecordAppender(schema, _TASK_LIST, _TASK_RECORD)
-        self.task_changes = MemberGroup(
-            schema,
-            _TASK_RECORD,
-            *("task_pid", "task_rank", "task_start", "task_end", "task_exit_status", "step_id"),
-        )
+        self.tasks = RecordList(schema, _TASK_LIST, _TASK_RECORD)
         self.has_details = schema.name == DETAILED_SCHEMA_NAME
         if self.has_details:
             self._details = FieldGroup(schema, *_NUMBERS, *_WORDS)
             self._status = FieldGroup(schema, _STATUS)
 
-    def write_details(self, metric_set: MetricSet, details: JobDetails | None) -> None:
+    def write_details(self, metric_set: OfferedSet, details: JobDetails | None) -> None:
         """Write what places the job; of a schema that has it."""
         known = details or _NO_DETAILS
         numbers = [getattr(known, name) for name in _NUMBERS]
@@ -104,7 +99,7 @@ class JobFields:
             *(text_word(word, TEXT_SIZE) for word in words),
         )
 
-    def write_status(self, metric_set: MetricSet, exit_status: int | None) -> None:
+    def write_status(self, metric_set: OfferedSet, exit_status: int | None) -> None:
         """Write the job's status; of a schema that has it."""
         self._status.write(metric_set, NO_STATUS if exit_status is None else exit_status)
 

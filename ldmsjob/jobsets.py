@@ -1,4 +1,4 @@
-"""Job sets: what the job table knows, written into the metric sets that peers read.
+"""Job sets: what the job table knows, shown in the metric sets that peers read.
 
 One set for each attempt of a job, in the schema of the C job manager. docs/job-sets.md describes
 it for its readers.
@@ -17,21 +17,21 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from ldmsjob.errors import ConfigError, SchemaError, SetExists
 from ldmsjob.interfaces import AttributeSpec, IStats
-from ldmsjob.jobs import Change, Job, Task
+from ldmsjob.jobimage import JobSet
+from ldmsjob.jobs import Change, Job
 from ldmsjob.jobschema import (
     DETAILED_JOB_FIELDS,
     JOB_FIELDS,
     TEXT_SIZE,
-    USER_SIZE,
     JobFields,
     job_set_schema,
-    text_word,
 )
 from ldmsjob.limitedlog import LimitedLog
-from ldmsjob.sets.metricset import MetricSet
+from ldmsjob.sets.layout import SetLayout, layout_for
+from ldmsjob.sets.names import check_instance_name
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.sets.schema import Schema
-from ldmsjob.values import cut_text, timestamp_word
+from ldmsjob.values import cut_text
 
 DEFAULT_TASKS = 10
 """Tasks that a job set has room for at first: what C's list of 4096 bytes holds."""
@@ -126,17 +126,6 @@ class JobSetPolicy:
         )
 
 
-class JobSet(MetricSet):
-    """The set of one job, and where its task records stand."""
-
-    __slots__ = ("capacity", "positions")
-
-    capacity: int
-    """Tasks that there is room for."""
-    positions: list[int]
-    """Of the task records, in the order of ``Job.task_records``."""
-
-
 class JobSets:
     """Makes, fills and withdraws the sets of all jobs.
 
@@ -166,28 +155,27 @@ class JobSets:
         self._daemon_name = daemon_name
         self._forget = forget
         self._wall_clock_us = wall_clock_us
+        self._daemon_owner: tuple[int, int] | None = None
         self._lingering: list[tuple[float, int, Job]] = []
         self._lingered = 0
         self._timer: IDelayedCall | None = None
         self._timer_deadline = 0.0
 
     def apply(self, change: Change, now_us: int) -> None:
-        """Write one change into the job's set, as one transaction at wall-clock time ``now_us``."""
+        """Show one change in the job's set, as one transaction at wall-clock time ``now_us``."""
         job = change.job
         if change.opened:
             self._open(job, now_us)
         elif change.described or change.filled or change.tasks:
             metric_set = cast(JobSet, job.metric_set)
-            if change.described:
-                self._describe(job, metric_set)
-            if job.expected_tasks <= metric_set.capacity or not self._lay_out_anew(job, now_us):
-                if change.filled:
-                    _fill(job, metric_set)
-                    if not change.ended:
-                        _fill_step(job, metric_set)
-                if change.tasks:
-                    self._put_tasks(job.policy.fields, metric_set, change.tasks)
-                metric_set.commit(now_us)
+            is_full = job.expected_tasks > metric_set.capacity
+            if not is_full or not self._lay_out_anew(job, now_us):
+                if change.described and job.policy.owned_by_job:
+                    self._own(job, metric_set)
+                metric_set.take(change, now_us)
+                if is_full:
+                    left_out = [task.position >= metric_set.capacity for task in change.tasks]
+                    self._stats.add("tasks_left_out", sum(left_out))
         if change.ended:
             self._linger(job)
 
@@ -218,10 +206,12 @@ class JobSets:
 
     def _open(self, job: Job, now_us: int) -> None:
         key = job.key
-        name = f"{self._daemon_name}/job_{key.text}"
+        name = f"{self._daemon_name}/job_{job.facts.job_id}"
         if key.attempt > 1:
             name = f"{name}.{key.attempt}"
-        tasks = max(job.policy.tasks, _room_wanted(job))
+        tasks = job.policy.tasks
+        if job.expected_tasks > tasks:
+            tasks = max(tasks, _room_wanted(job))
         try:
             metric_set = self._make(job, name, tasks, now_us)
             self._registry.add(metric_set)
@@ -234,30 +224,17 @@ class JobSets:
                 job=key.text,
                 error=error,
             )
-            job.metric_set = self._make(job, "not_offered", tasks, now_us)
+            self._make(job, "not_offered", tasks, now_us)
 
     def _make(self, job: Job, name: str, tasks: int, now_us: int) -> JobSet:
         """A set with everything that is known of the job, not yet offered."""
-        policy = job.policy
-        heap_size, capacity = _room_for(tasks)
-        metric_set = JobSet(
-            name,
-            policy.schema,
-            clock=self._wall_clock_us,
-            # Asked each time: a daemon that root started becomes another user only when it starts.
-            uid=os.geteuid(),
-            gid=os.getegid(),
-            perm=policy.perm,
-            heap_size=heap_size,
-        )
-        metric_set.capacity = capacity
-        metric_set.positions = []
-        job.metric_set = metric_set
-        self._describe(job, metric_set)
-        _fill(job, metric_set)
-        _fill_step(job, metric_set)
-        self._put_tasks(policy.fields, metric_set, job.task_records)
+        check_instance_name(name)
+        layout, capacity = _layout(job.policy.schema, len(name), tasks)
+        metric_set = JobSet(job, name, layout, capacity, self._owner(job), self._wall_clock_us)
         metric_set.commit(now_us)
+        if len(job.task_records) > capacity:
+            self._stats.add("tasks_left_out", len(job.task_records) - capacity)
+        job.metric_set = metric_set
         return metric_set
 
     def _lay_out_anew(self, job: Job, now_us: int) -> bool:
@@ -276,46 +253,23 @@ class JobSets:
             self._registry.add(new)
         return True
 
-    def _describe(self, job: Job, metric_set: JobSet) -> None:
-        policy = job.policy
-        fields = policy.fields
-        fields.description.write(
-            metric_set,
-            policy.component_text,
-            text_word(job.key.text, TEXT_SIZE),
-            text_word(job.user, USER_SIZE),
-            text_word(job.job_name, TEXT_SIZE),
-            job.uid or 0,
-            job.gid or 0,
-        )
-        if fields.has_details:
-            fields.write_details(metric_set, job.details)
-        if policy.owned_by_job and job.uid is not None:
-            gid = os.getegid() if job.gid is None else job.gid
-            if (metric_set.uid, metric_set.gid) != (job.uid, gid):
-                metric_set.set_owner(job.uid, gid, policy.perm)
-                if self._registry.get(metric_set.instance) is metric_set:
-                    self._registry.changed(metric_set.instance)
+    def _owner(self, job: Job) -> tuple[int, int]:
+        """The uid and gid that the job's set belongs to."""
+        daemon = self._daemon_owner
+        if daemon is None:
+            # A daemon that root has started is another user by now.
+            daemon = self._daemon_owner = (os.geteuid(), os.getegid())
+        if job.policy.owned_by_job and job.uid is not None:
+            return job.uid, daemon[1] if job.gid is None else job.gid
+        return daemon
 
-    def _put_tasks(self, fields: JobFields, metric_set: JobSet, tasks: Collection[Task]) -> None:
-        """Append or update the records of these tasks."""
-        positions = metric_set.positions
-        for task in tasks:
-            values = (
-                task.pid or 0,
-                task.rank or 0,
-                _word(task.start_us),
-                _word(task.end_us),
-                task.exit_status or 0,
-                task.step_id,
-            )
-            if task.position < len(positions):
-                fields.task_changes.write(metric_set, positions[task.position], *values)
-            elif len(positions) < metric_set.capacity:
-                task_id = str(task.task_id).encode()
-                positions.append(fields.tasks.append(metric_set, task_id, *values))
-            else:
-                self._stats.add("tasks_left_out")
+    def _own(self, job: Job, metric_set: JobSet) -> None:
+        """Give the set to the job's user, if it is not his."""
+        uid, gid = self._owner(job)
+        if (metric_set.uid, metric_set.gid) != (uid, gid):
+            metric_set.set_owner(uid, gid, metric_set.perm)
+            if self._registry.get(metric_set.instance) is metric_set:
+                self._registry.changed(metric_set.instance)
 
     # Withdrawing
 
@@ -354,35 +308,10 @@ class JobSets:
 
 
 @lru_cache(maxsize=64)
-def _room_for(tasks: int) -> tuple[int, int]:
-    """The heap for so many tasks, and how many it really holds."""
+def _layout(schema: Schema, name_length: int, tasks: int) -> tuple[SetLayout, int]:
+    """The layout of sets with room for so many tasks, and for how many there really is."""
     heap_size = JOB_FIELDS.tasks.heap_size(tasks)
-    return heap_size, JOB_FIELDS.tasks.capacity(heap_size)
-
-
-def _fill(job: Job, metric_set: JobSet) -> None:
-    """Write times and counts, and the status."""
-    fields: JobFields = job.policy.fields
-    fields.counts.write(
-        metric_set,
-        _word(job.start_us),
-        _word(job.end_us),
-        job.node_count or 0,
-        job.total_tasks or 0,
-        job.local_tasks or 0,
-    )
-    if fields.has_details:
-        fields.write_status(metric_set, job.exit_status)
-
-
-def _fill_step(job: Job, metric_set: JobSet) -> None:
-    """Write what step inits alone tell."""
-    if job.step_id is not None:
-        job.policy.fields.step.write(metric_set, job.step_id, text_word(job.job_tag, TEXT_SIZE))
-
-
-def _word(time_us: int | None) -> int:
-    return timestamp_word(time_us) if time_us else 0
+    return layout_for(schema, name_length, heap_size), JOB_FIELDS.tasks.capacity(heap_size)
 
 
 def _room_wanted(job: Job) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ldmsjob.sets.layout import COPY_HEADER, TRANSACTION_FINISHED
+from ldmsjob.sets.layout import TRANSACTION_FINISHED
 from ldmsjob.wire.setevents import DirectoryEntry, Info, Time
 
 if TYPE_CHECKING:
@@ -12,15 +12,11 @@ if TYPE_CHECKING:
 
 _RIGHTS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")
 
-_read_state = COPY_HEADER.part("ts_sec", "trans_flags").unpack_from
-
 
 def directory_entry(metric_set: MetricSet) -> DirectoryEntry:
-    """What the directory says of a set now."""
+    """What the directory says of a set now. Does not need its image."""
     layout = metric_set.layout
-    seconds, microseconds, took_s, took_us, state = _read_state(
-        metric_set.image, metric_set.copy_offset
-    )
+    seconds, microseconds, took_s, took_us, state = metric_set.stamp
     return DirectoryEntry(
         name=metric_set.instance,
         schema=metric_set.schema.name,

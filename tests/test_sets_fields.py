@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import SchemaError, SetFull
 from ldmsjob.sets.decode import decode_set
-from ldmsjob.sets.fields import FieldGroup, MemberGroup, RecordAppender
+from ldmsjob.sets.fields import FieldGroup, RecordList
+from ldmsjob.sets.layout import COPY_HEADER
 from ldmsjob.sets.metricset import MetricSet
 from ldmsjob.sets.schema import Member, Schema
 from ldmsjob.values import (
@@ -19,7 +20,6 @@ from ldmsjob.values import (
     TIMESTAMP,
     U8,
     U32,
-    U64,
     timestamp_word,
 )
 from tests.strategies import PLAIN_TYPES, plain_values
@@ -59,8 +59,8 @@ class FieldGroupTests(SynchronousTestCase):
         self.assertEqual((self.set.meta_generation, self.set.data_generation), (1, 2))
 
     def test_meta(self) -> None:
-        """META values are written wherever the name's length has put them, and raise the metadata's
-        generation once for all."""
+        """META values are written wherever the name's length has put them; that something in the
+        metadata has changed is for the caller to say."""
         group = FieldGroup(self.schema, "user", "job_name", "job_uid")
         for name in ("n", "a/much/longer/name"):
             self.set = MetricSet(name, self.schema, clock=lambda: 0)
@@ -70,6 +70,8 @@ class FieldGroupTests(SynchronousTestCase):
                 [values[key] for key in ("job_id", "user", "job_name", "job_uid", "job_gid")],
                 ["", "alice", "x" * 255, 1000, 0],
             )
+            self.assertEqual(self.set.meta_generation, 1)
+            self.set.touch_meta()
             self.assertEqual(self.set.meta_generation, 2)
 
     def test_nothing_else_is_touched(self) -> None:
@@ -93,12 +95,15 @@ class FieldGroupTests(SynchronousTestCase):
         self.assertEqual((values["step_id"], values["job_tag"]), (0, "\u00e9" * 128))
 
     def test_refused_values(self) -> None:
-        """Impossible values and a wrong number of them raise SchemaError and change nothing."""
+        """Impossible values and a wrong number of them raise SchemaError; nothing but the group's
+        own values is touched."""
         group = FieldGroup(self.schema, "step_id", "job_tag")
-        before = bytes(self.set.image)
+        self.set.put("local_tasks", 3)
+        before = self.values()
         for values in ((1,), (1, b"a", 2), ("1", b"a"), (1, None), (None, b"a")):
             self.assertRaises(SchemaError, group.write, self.set, *values)
-        self.assertEqual(bytes(self.set.image), before)
+        after = self.values()
+        self.assertEqual({**after, "step_id": 0}, {**before, "step_id": 0})
 
     def test_refused_groups(self) -> None:
         """Metrics with gaps, of both areas, of no plain type or unknown make no group."""
@@ -142,7 +147,7 @@ class FieldGroupTests(SynchronousTestCase):
 
 
 class RecordTests(SynchronousTestCase):
-    """Records of lists."""
+    """Records of lists that have the heap to themselves."""
 
     def setUp(self) -> None:
         """A set with a list that has room for seven records."""
@@ -150,86 +155,107 @@ class RecordTests(SynchronousTestCase):
         members = [Member("name", CHAR_ARRAY, 5), Member("n", U32), Member("b", U8)]
         schema.add_record_type("r", [*members, Member("at", TIMESTAMP)])
         schema.add_list("l", 512)
-        schema.add_list("other", 0)
         self.schema = schema
-        self.appender = RecordAppender(schema, "l", "r")
+        self.list = RecordList(schema, "l", "r")
         self.set = new_set(schema)
 
-    def records(self) -> list[object]:
+    def records(self) -> list[dict[str, object]]:
         """The records that a peer reads."""
         decoded = decode_set(self.set.meta_bytes(), self.set.data_bytes())
         return [element.value for element in decoded.values()["l"]]
 
     def test_same_as_named(self) -> None:
-        """Appending gives the very image that appending by name gives."""
+        """One by one or several at once: the image that appending by name gives, but for how often
+        the heap has changed."""
         named = new_set(self.schema)
-        for number in range(3):
+        rows = []
+        for number in range(5):
             fields = {"name": f"r{number}", "n": number, "b": 9, "at": NOW_US + number}
-            position = named.append_record("l", "r", fields)
-            values = (f"r{number}".encode(), number, 9, timestamp_word(NOW_US + number))
-            self.assertEqual(self.appender.append(self.set, *values), position)
-        self.assertEqual(bytes(self.set.image), bytes(named.image))
+            named.append_record("l", "r", fields)
+            rows.append((f"r{number}".encode(), number, 9, timestamp_word(NOW_US + number)))
+        for cuts in ([5], [1, 5], [1, 2, 3, 4, 5], [0, 4, 5, 5]):
+            self.set = new_set(self.schema)
+            begin = 0
+            for end in cuts:
+                self.list.append(self.set, iter(rows[begin:end]))
+                begin = end
+            images = [bytearray(named.image), bytearray(self.set.image)]
+            for image in images:
+                at = self.set.layout.meta_size + COPY_HEADER.offsets["heap_gn"]
+                image[at : at + 4] = bytes(4)
+            self.assertEqual(images[0].hex(), images[1].hex())
 
-    def test_changing_members(self) -> None:
-        """Neighbouring members of one record are changed; the others stay."""
-        positions = [self.appender.append(self.set, b"a", 1, 2, 3) for _ in range(2)]
-        MemberGroup(self.schema, "r", "n", "b").write(self.set, positions[1], 7, 256 + 8)
-        self.assertEqual([record["n"] for record in self.records()], [1, 7])
-        self.assertEqual(self.records()[1], {"name": "a", "n": 7, "b": 8, "at": 3_000_000})
+    def test_several_copies(self) -> None:
+        """Records go to the copy that is written."""
+        schema = Schema("s", array_card=3)
+        schema.add_record_type("r", [Member("n", U32)])
+        schema.add_list("l", 512)
+        records = RecordList(schema, "l", "r")
+        self.set = new_set(schema)
+        for number in range(5):
+            self.set.begin(number)
+            records.append(self.set, [(number,)])
+            records.change(self.set, 0, (number,))
+            self.set.end(number)
+            self.assertEqual(
+                [record["n"] for record in self.records()], [number, *range(1, number + 1)]
+            )
+
+    def test_change(self) -> None:
+        """A record of any number is changed; the others stay."""
+        self.list.append(self.set, [(b"a", 1, 2, 3), (b"b", 4, 5, 6), (b"c", 7, 8, 9)])
+        self.list.change(self.set, 1, (b"x", 7, 256 + 8, 0))
+        self.assertEqual([record["n"] for record in self.records()], [1, 7, 7])
+        self.assertEqual(self.records()[1], {"name": "x", "n": 7, "b": 8, "at": 0})
 
     def test_capacity(self) -> None:
-        """A set holds as many records as is foretold, then raises SetFull and stays as it is."""
-        heap_size = self.appender.heap_size(20)
-        capacity = self.appender.capacity(heap_size)
+        """A set holds as many records as is foretold, then raises SetFull; what fits is there."""
+        heap_size = self.list.heap_size(20)
+        capacity = self.list.capacity(heap_size)
         self.assertGreaterEqual(capacity, 20)
-        self.assertLess(self.appender.capacity(heap_size - 512), 20)
+        self.assertLess(self.list.capacity(heap_size - 512), 20)
         self.set = new_set(self.schema, heap_size=heap_size)
-        for number in range(capacity):
-            self.appender.append(self.set, b"", number, 0, 0)
-        before = bytes(self.set.image)
-        self.assertRaises(SetFull, self.appender.append, self.set, b"", 0, 0, 0)
-        self.assertEqual(bytes(self.set.image), before)
+        rows = [(b"", number, 0, 0) for number in range(capacity + 1)]
+        self.list.append(self.set, rows[:3])
+        self.assertRaises(SetFull, self.list.append, self.set, rows[3:])
         self.assertEqual([record["n"] for record in self.records()], list(range(capacity)))
+        before = bytes(self.set.image)
+        self.assertRaises(SetFull, self.list.append, self.set, rows[:1])
+        self.assertEqual(bytes(self.set.image), before)
 
     def test_job_set_capacity(self) -> None:
         """The job set's list holds ten tasks, and says what a thousand need."""
         schema = job_set_schema()
-        appender = RecordAppender(schema, "task_list", "task_rec_def")
-        self.assertEqual(appender.record_cost, 384)
-        self.assertEqual(appender.capacity(4096), 10)
-        self.set = new_set(schema, heap_size=appender.heap_size(1000))
-        for number in range(1000):
-            appender.append(self.set, b"%d" % number, number, number, 0, 0, 0, 0)
+        records = RecordList(schema, "task_list", "task_rec_def")
+        self.assertEqual(records.record_cost, 384)
+        self.assertEqual(records.capacity(4096), 10)
+        self.set = new_set(schema, heap_size=records.heap_size(1000))
+        rows = ((b"%d" % number, number, number, 0, 0, 0, 0) for number in range(1000))
+        records.append(self.set, rows)
         decoded = decode_set(self.set.meta_bytes(), self.set.data_bytes())
         pids = [element.value["task_pid"] for element in decoded.values()["task_list"]]
         self.assertEqual(pids, list(range(1000)))
         self.assertEqual(decoded.digest, job_set_schema().digest.hex())
 
     def test_impossible_values(self) -> None:
-        """They raise SchemaError, and the record's place is free again."""
-        self.appender.append(self.set, b"a", 1, 2, 3)
+        """They raise SchemaError, and what was there before them is there."""
+        self.list.append(self.set, [(b"a", 1, 2, 3)])
         for _ in range(50):
-            self.assertRaises(SchemaError, self.appender.append, self.set, b"a", "1", 2, 3)
-            self.assertRaises(SchemaError, self.appender.append, self.set, b"a", 1, 2)
-        self.appender.append(self.set, "\u00e9\u00e9\u00e9", -1, 258, 3)
+            for row in ((b"a", "1", 2, 3), (b"a", 1, 2)):
+                self.assertRaises(SchemaError, self.list.append, self.set, [row])
+        self.list.append(self.set, [("\u00e9\u00e9\u00e9", -1, 258, 3)])
         self.assertEqual(
             self.records()[1], {"name": "\u00e9\u00e9", "n": 0xFFFFFFFF, "b": 2, "at": 3_000_000}
         )
         self.assertEqual(len(self.records()), 2)
-
-    def test_other_elements(self) -> None:
-        """A list of plain values takes no records."""
-        self.set.append("l", U64, 1)
-        self.assertRaises(SchemaError, self.appender.append, self.set, b"a", 1, 2, 3)
+        self.assertRaises(SchemaError, self.list.change, self.set, 0, (b"a", "1", 2, 3))
 
     def test_refused(self) -> None:
-        """Appenders and groups are of a list and a record type that the schema has."""
+        """Record lists are of a list and a record type that the schema has."""
         schema = Schema("s")
         schema.add_list("l")
         schema.add_metric("n", S32)
         schema.add_record_type("rows", [Member("row", S16_ARRAY, 2)])
-        schema.add_record_type("r", [Member("a", D64), Member("b", D64), Member("c", D64)])
+        schema.add_record_type("r", [Member("a", D64)])
         for list_name, record_type in (("n", "r"), ("l", "n"), ("l", "rows"), ("x", "r")):
-            self.assertRaises(SchemaError, RecordAppender, schema, list_name, record_type)
-        for names in (("a", "c"), ("b", "a"), ("x",), ()):
-            self.assertRaises(SchemaError, MemberGroup, schema, "r", *names)
+            self.assertRaises(SchemaError, RecordList, schema, list_name, record_type)

@@ -13,6 +13,7 @@ from ldmsjob.errors import Busy, SchemaError, SetFull
 from ldmsjob.interfaces import IMetricSet, IMetricWriter
 from ldmsjob.sets.decode import decode_set
 from ldmsjob.sets.decoded import DecodedElement, DecodedMember, DecodedRecordType, DecodedSet
+from ldmsjob.sets.layout import TRANSACTION_OPEN
 from ldmsjob.sets.metricset import MetricSet
 from ldmsjob.sets.schema import Member, RecordLayout, Schema
 from ldmsjob.values import (
@@ -280,6 +281,52 @@ class TransactionTests(SynchronousTestCase):
             metric_set.end(number)
         expected = [0, 2, 3, 4, 5]
         self.assertEqual([element.value for element in values(metric_set)["plain"]], expected)
+
+
+class ImageTests(SynchronousTestCase):
+    """The image is made when somebody asks for it."""
+
+    def test_when_it_is_made(self) -> None:
+        """Whether before or after what happened to the set, it is the same."""
+
+        def happen(metric_set: MetricSet) -> None:
+            metric_set.commit(1_000_005)
+            metric_set.set_owner(1, 2, 0o640)
+            metric_set.touch_meta()
+            metric_set.set_producer("node")
+            metric_set.begin(2_000_000)
+            metric_set.end(3_500_000)
+            metric_set.begin(4_000_007)
+
+        early, late = sample_set(), sample_set()
+        before = bytes(early.image)
+        happen(early)
+        happen(late)
+        self.assertNotEqual(bytes(early.image), before)
+        self.assertEqual(bytes(late.image), bytes(early.image))
+        self.assertEqual(late.stamp, (4, 7, 1, 500_000, TRANSACTION_OPEN))
+        for metric_set in (early, late):
+            copy = read(metric_set).current_copy
+            self.assertEqual((copy.gn, copy.meta_gn, copy.dur_us), (3, 3, 1_500_000))
+            self.assertFalse(copy.is_consistent)
+
+    def test_several_copies(self) -> None:
+        """The same for sets that have several."""
+        early, late = sample_set(sample_schema(3)), sample_set(sample_schema(3))
+        self.assertEqual(len(early.image), early.layout.total_size)
+        for metric_set in (early, late):
+            metric_set.set_producer("node")
+            for now_us in range(5):
+                metric_set.begin(now_us)
+                metric_set.end(now_us + 1)
+        self.assertEqual(bytes(late.image), bytes(early.image))
+
+    def test_it_stays(self) -> None:
+        """Whoever asks gets the same memory."""
+        metric_set = sample_set()
+        self.assertIs(metric_set.image, metric_set.image)
+        metric_set.put("n", 7)
+        self.assertEqual(values(metric_set)["n"], 7)
 
 
 class WatcherTests(SynchronousTestCase):

@@ -15,15 +15,17 @@ from ldmsjob.errors import SetFull
 GRAIN = 64
 GRAIN_BITS = 6
 SIGNATURE = b"BOHEAP0\0"
-_FIRST_CHUNK = len(SIGNATURE)
-_PREFIX_SIZE = 4
+FIRST_CHUNK = len(SIGNATURE)
+"""Where the first chunk stands in a heap."""
+
 _ENTRY_HEADER_SIZE = 12
 
-_PREFIX = struct.Struct("<I")
+PREFIX = struct.Struct("<I")
+"""The beginning of each chunk: its number of grains."""
 
 
 def _grains(size: int) -> int:
-    return (size + _PREFIX_SIZE + GRAIN - 1) // GRAIN
+    return (size + PREFIX.size + GRAIN - 1) // GRAIN
 
 
 def element_cost(value_size: int) -> int:
@@ -36,7 +38,7 @@ def element_cost(value_size: int) -> int:
 
 def heap_size_for(cost: int) -> int:
     """The smallest ``heap_size`` that holds elements of that cost together: a multiple of 512."""
-    return -(-(_FIRST_CHUNK + cost) // 512) * 512
+    return -(-(FIRST_CHUNK + cost) // 512) * 512
 
 
 def heap_capacity(heap_size: int) -> int:
@@ -44,7 +46,7 @@ def heap_capacity(heap_size: int) -> int:
 
     The reference implementation counts one grain more, whose last 8 bytes lie outside of the copy.
     """
-    return max(heap_size - _FIRST_CHUNK, 0) // GRAIN * GRAIN
+    return max(heap_size - FIRST_CHUNK, 0) // GRAIN * GRAIN
 
 
 class Heap:
@@ -59,7 +61,7 @@ class Heap:
         """A heap of which nothing is in use yet."""
         self._image = image
         # Free chunks by address: offset of each, and its length in grains.
-        self._starts = [_FIRST_CHUNK]
+        self._starts = [FIRST_CHUNK]
         self._grains = [heap_capacity(heap_size) // GRAIN]
 
     def allocate(self, base: int, size: int) -> int:
@@ -81,13 +83,13 @@ class Heap:
         else:
             self._starts[best] = start + needed * GRAIN
             self._grains[best] = smallest - needed
-        _PREFIX.pack_into(self._image, base + start, needed)
-        return start + _PREFIX_SIZE
+        PREFIX.pack_into(self._image, base + start, needed)
+        return start + PREFIX.size
 
     def release(self, base: int, offset: int) -> None:
         """Give back what ``allocate`` returned; its memory is cleared."""
-        start = offset - _PREFIX_SIZE
-        (grains,) = _PREFIX.unpack_from(self._image, base + start)
+        start = offset - PREFIX.size
+        (grains,) = PREFIX.unpack_from(self._image, base + start)
         size = grains * GRAIN
         self._image[base + start : base + start + size] = bytes(size)
         starts, lengths = self._starts, self._grains

@@ -48,6 +48,8 @@ _MEMBER_USER_DATA = 0x123456_78ABCDEF
 
 _MAX_KEPT_LAYOUTS = 64
 
+_WORD = struct.Struct("<I")
+
 
 class Fields:
     """A ``construct`` declaration of fixed-size fields, and the ``struct`` layout of the same."""
@@ -174,9 +176,9 @@ class SetLayout:
     """Where things stand in the sets of one schema, instance name length and heap size."""
 
     __slots__ = (
+        "_parts",
         "data_size",
         "descriptor_offsets",
-        "head",
         "heap_base",
         "heap_size",
         "instance_offset",
@@ -232,10 +234,20 @@ class SetLayout:
             copy, 0, 0, 0, 0, 0, 0, self.meta_size, 1, self.data_size, 1, schema.array_card - 1,
             grain, heap_size, 0, 0, 0,
         )  # fmt: skip
-        self.head = bytes(meta + copy) + (SIGNATURE if heap_size else b"")
-        """Metadata and beginning of the first copy, in which instance name, owner and permissions
-        are still to be filled in. The rest of that copy is zeros; further copies are equal to the
-        first but for ``set_off``."""
+        head = bytes(meta + copy) + (SIGNATURE if heap_size else b"")
+        self._parts = head[: self.instance_offset], head[self.instance_offset + name_length :]
+
+    def new_image(self, instance: bytes) -> bytearray:
+        """The image of a set of that name. Owner and permissions are still to be filled in; all
+        values are zero, all lists empty."""
+        begin, end = self._parts
+        rest = self.total_size - len(begin) - len(instance) - len(end)
+        image = bytearray().join((begin, instance, end, bytes(rest)))
+        first, size = self.meta_size, self.data_size
+        for at in range(first + size, self.total_size, size):
+            image[at : at + size] = image[first : first + size]
+            _WORD.pack_into(image, at + COPY_HEADER.offsets["set_off"], at)
+        return image
 
     def value_offset(self, metric: Metric) -> int:
         """As in the descriptor: from the start of the metadata for META, of the copy for DATA."""

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from ldmsjob.errors import SchemaError
 
 _MAX_INSTANCE_NAME = 254
-
-# The characters that the reference implementation takes in the name of a set.
-_INSTANCE_NAME = re.compile(r"""[^\x00-\x1f"'\\\x7f-\U0010ffff]{1,254}""").fullmatch
 
 
 def encode_name(text: str) -> bytes:
@@ -23,11 +18,16 @@ def encode_name(text: str) -> bytes:
     return data
 
 
-def encode_instance_name(instance: str) -> bytes:
-    """The name of a set. Raises ``SchemaError``."""
-    if _INSTANCE_NAME(instance) is None:
+def check_instance_name(instance: str) -> None:
+    """Raises ``SchemaError`` for what cannot be the name of a set."""
+    if (
+        not 0 < len(instance) <= _MAX_INSTANCE_NAME
+        or not (instance.isascii() and instance.isprintable())
+        or '"' in instance
+        or "'" in instance
+        or "\\" in instance
+    ):
         raise SchemaError(
             f"{instance[:64]!r} cannot be the name of a set: 1 to {_MAX_INSTANCE_NAME} ASCII "
             "characters without control characters, quotes and backslashes"
         )
-    return instance.encode("ascii")
