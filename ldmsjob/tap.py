@@ -21,7 +21,7 @@ from twisted.logger import ILogObserver, Logger, globalLogBeginner
 from twisted.python import usage
 from twisted.python.components import Componentized
 
-from ldmsjob import __version__
+from ldmsjob import __version__, eventloop
 from ldmsjob.cli.output import until_reader_leaves
 from ldmsjob.clocks import use_monotonic_clock
 from ldmsjob.daemon import Daemon
@@ -343,6 +343,7 @@ def configure(
 
 def makeService(options: Options) -> Program:
     """The service that twistd runs. Ends the process when the configuration is wrong."""
+    eventloop.install()
     from twisted.internet import reactor
 
     use_monotonic_clock(reactor)

@@ -95,7 +95,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "testing": ("ldmsjob.testing",),
     "clients": ("ldmsjob.connecting", "ldmsjob.peer", "ldmsjob.remoteset"),
-    "tap": ("ldmsjob.tap",),
+    "tap": ("ldmsjob.tap", "ldmsjob.eventloop"),
     "replay": ("ldmsjob.replay",),
     "tools": ("ldmsjob.cli.*",),
 }

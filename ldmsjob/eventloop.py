@@ -1,0 +1,32 @@
+"""The reactor that the daemon runs in: Twisted's for epoll, with less around each event."""
+
+from __future__ import annotations
+
+import sys
+
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.main import installReactor
+
+
+class EventLoop(EPollReactor):
+    """Calls who has an event directly. Twisted's has each call note in a context whose it is, for
+    log lines that no logger of ours writes; that costs as much as the rest of its loop."""
+
+    def doPoll(self, timeout: float | None) -> None:  # noqa: N802
+        """Wait for events, ``timeout`` seconds or without an end, and have them dealt with."""
+        selectables = self._selectables
+        wait = -1 if timeout is None else timeout
+        for descriptor, event in self._poller.poll(wait, len(selectables)):
+            # An event before this one may have closed it.
+            selectable = selectables.get(descriptor)
+            if selectable is not None:
+                # What it raises is logged there, and ends it.
+                self._doReadOrWrite(selectable, descriptor, event)
+
+    doIteration = doPoll  # noqa: N815
+
+
+def install() -> None:
+    """Make it the reactor of this process, unless there is one: ``twistd --reactor`` names it."""
+    if "twisted.internet.reactor" not in sys.modules:
+        installReactor(EventLoop())

@@ -1,0 +1,110 @@
+"""The reactor of the daemon."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import ldmsjob
+from ldmsjob.eventloop import EventLoop
+
+INSTALLING = """
+import sys
+{before}
+from ldmsjob import eventloop
+eventloop.install()
+from twisted.internet import reactor
+print(type(reactor).__name__)
+"""
+
+
+class Reader:
+    """One end of a pair of sockets."""
+
+    def __init__(self, loop: EventLoop, end: socket.socket) -> None:
+        self.loop = loop
+        self.end = end
+        self.read: list[bytes] = []
+        self.lost: list[Any] = []
+        self.closes: list[Reader] = []
+        self.fileno = end.fileno
+        loop.addReader(self)
+
+    def logPrefix(self) -> str:
+        """For other reactors."""
+        return ""
+
+    def doRead(self) -> None:
+        """Read, close who is to be closed, and fail where there is nothing."""
+        data = self.end.recv(10)
+        for other in self.closes:
+            self.loop.removeReader(other)
+        if not data:
+            raise ZeroDivisionError
+        self.read.append(data)
+
+    def connectionLost(self, reason: Any) -> None:
+        """Remember it."""
+        self.lost.append(reason.type)
+
+
+class EventLoopTests(SynchronousTestCase):
+    """One turn of it."""
+
+    def setUp(self) -> None:
+        """Two readers."""
+        self.loop = EventLoop()
+        self.addCleanup(self.loop._poller.close)
+        for one in self.loop.removeAll():
+            one.connectionLost(None)
+        self.readers, self.others = [], []
+        for _ in range(2):
+            mine, other = socket.socketpair()
+            self.addCleanup(mine.close)
+            self.addCleanup(other.close)
+            self.readers.append(Reader(self.loop, mine))
+            self.others.append(other)
+
+    def test_events(self) -> None:
+        """Who has an event is called, who has none is not; without any, it ends in time."""
+        first, second = self.readers
+        self.others[0].send(b"1")
+        self.loop.doPoll(None)
+        self.loop.doIteration(0)
+        self.assertEqual((first.read, second.read), ([b"1"], []))
+
+    def test_closed_meanwhile(self) -> None:
+        """Who was closed by the one before is not called."""
+        for number in (0, 1):
+            self.readers[number].closes = [self.readers[1 - number]]
+            self.others[number].send(b"1")
+        self.loop.doPoll(0)
+        self.assertEqual(sorted(len(one.read) for one in self.readers), [0, 1])
+
+    def test_failure(self) -> None:
+        """What fails is logged and ends; others go on."""
+        self.others[0].close()
+        self.others[1].send(b"1")
+        self.loop.doPoll(0)
+        self.assertEqual(self.readers[0].lost, [ZeroDivisionError])
+        self.assertEqual(self.readers[1].read, [b"1"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_installed(self) -> None:
+        """It becomes the reactor, unless there is one."""
+        there = "from twisted.internet import selectreactor; selectreactor.install()"
+        for before, expected in (("", "EventLoop"), (there, "SelectReactor")):
+            done = subprocess.run(
+                [sys.executable, "-c", INSTALLING.format(before=before)],
+                env={**os.environ, "PYTHONPATH": str(Path(ldmsjob.__file__).parent.parent)},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            self.assertEqual(done.stdout.strip(), expected)
