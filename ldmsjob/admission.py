@@ -126,7 +126,7 @@ class Admission:
         if self.descriptors is not None and self.count >= self.descriptors + more:
             self.no_descriptor(f"links have all {self.descriptors} that there are for them")
             return False
-        if on_this_host or len(self._unopened) < self._most_unopened:
+        if on_this_host or not self._unopened or len(self._unopened) < self._most_unopened:
             return True
         return self._now() - next(iter(self._unopened.values())) >= RUSH_SECONDS
 
@@ -154,7 +154,8 @@ class Admission:
         limits = self.limits
         if self.count >= limits.links + (FOR_THIS_HOST if on_this_host else 0):
             return f"too many: all {limits.links} links (links=)"
-        if not on_this_host and len(self._unopened) >= self._most_unopened:
+        unopened = len(self._unopened)
+        if unopened and not on_this_host and unopened >= self._most_unopened:
             return "too many not authenticated: connections that are not open yet (links_unopened=)"
         if self._by_address.get(address, 0) >= limits.links_per_address:
             return f"too many of one address: {limits.links_per_address} (links_per_address=)"

@@ -189,7 +189,7 @@ class LinkSite:
             self._hub.forget_link(link)
             self._sets.forget_link(link)
         self._tell_closed()
-        if reason.check(ConnectionDone):
+        if isinstance(reason.value, ConnectionDone):
             return
         text = reason.getErrorMessage()
         word = _word(text) if reason.check(PeerError) else type(reason.value).__name__

@@ -298,16 +298,24 @@ class AcceptorTests(SynchronousTestCase):
         self.stats = Stats()
         self.admission = Admission(self.stats, now=self.reactor.seconds)
         self.accepted: list[Any] = []
+        self.keep = False
         self.problems: list[int] = []
-        self.acceptor = Acceptor(
-            *(self.reactor, self, self.accepted.append, self.admission), where="there"
-        )
+        self.waiting = 1000
+        self.acceptor = Acceptor(*(self.reactor, self, self.take, self.admission), where="there")
+
+    def take(self, connection: Any, address: Any) -> bool:
+        """Somebody has been accepted."""
+        self.accepted.append(connection)
+        return self.keep
 
     def accept(self) -> Any:
         """The next one, unless there is a problem."""
         if self.problems:
             code = self.problems.pop(0)
             raise OSError(code, os.strerror(code))
+        if not self.waiting:
+            raise BlockingIOError(errno.EAGAIN, "nobody")
+        self.waiting -= 1
         mine, other = socket.socketpair()
         other.close()
         self.addCleanup(mine.close)
@@ -318,17 +326,25 @@ class AcceptorTests(SynchronousTestCase):
         return -1
 
     def test_in_pieces(self) -> None:
-        """Not more than so many in one turn, each non-blocking, and closed behind the call."""
-        blocking: list[bool] = []
-        self.acceptor._accepted = lambda one: (
-            self.accepted.append(one),
-            blocking.append(one.getblocking()),
-        )
+        """Not more than so many in one turn, each closed behind the call unless it is kept."""
         self.acceptor.doRead()
-        self.assertEqual(blocking, [False] * ACCEPTS)
         self.assertEqual(len(self.accepted), ACCEPTS)
         self.assertEqual({one.fileno() for one in self.accepted}, {-1})
         self.assertEqual(self.reactor.readers, {self.acceptor})
+        self.keep = True
+        self.acceptor.doRead()
+        self.assertNotIn(-1, {one.fileno() for one in self.accepted[ACCEPTS:]})
+
+    def test_as_many_as_last_time(self) -> None:
+        """Where fewer wait than are taken, so many are taken the next time; when that was all of
+        them, twice as many."""
+        taken = []
+        for waiting in (3, 9, 9, 9, 0, 9, 9):
+            self.waiting = waiting
+            self.accepted.clear()
+            self.acceptor.doRead()
+            taken.append(len(self.accepted))
+        self.assertEqual(taken, [3, 3, 6, 9, 0, 1, 2])
 
     def test_no_descriptors(self) -> None:
         """Whatever the system calls it: nothing is read for a while, and it is counted."""

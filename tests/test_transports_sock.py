@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.protocol import Factory, Protocol
@@ -20,8 +21,10 @@ from zope.interface.verify import verifyObject
 from ldmsjob.errors import ConfigError, PeerError
 from ldmsjob.interfaces import IListener, ITransport, LinkSettings
 from ldmsjob.limits import Limits
-from ldmsjob.transports import sock
+from ldmsjob.transports import accepted, sock
 from ldmsjob.transports.auth_none import NoneAuthenticator
+from ldmsjob.transports.link import LinkProtocol
+from ldmsjob.wire.connection import LdmsConnection
 from ldmsjob.wire.events import MAX_MESSAGE_BYTES, Publish, ReturnCredit, SourceAddress
 from tests.fake_sites import FakeSite
 
@@ -155,21 +158,68 @@ class LinkTests(SockTestCase):
 
     @inlineCallbacks
     def test_acknowledges_each_read_at_once(self) -> Iterator[Deferred[Any]]:
-        """After every read the kernel is asked again not to delay the acknowledgement."""
-        reads: list[Any] = []
-        original = sock.TcpStream.read
-        self.patch(sock.TcpStream, "read", lambda stream, t: (reads.append(t), original(stream, t)))
+        """After every read that was not answered the kernel is asked again not to delay the
+        acknowledgement."""
+        asked: list[Any] = []
+        original = sock.acknowledge
+        self.patch(sock, "acknowledge", lambda t: (asked.append(t), original(t)))
         listener = self.listen()
         link = yield self.connect(listener.port)
         yield self.server.until(lambda: self.server.links)
         server_end = self.server.links[0].transport
-        before = reads.count(server_end)
-        self.assertGreaterEqual(before, 2)
+        # For the end of the handshake; what began it was answered.
+        yield wait_until(lambda: asked.count(server_end) == 1)
+        for number in (2, 3):
+            link.send(Publish("c", b"1\0"))
+            yield wait_until(lambda number=number: asked.count(server_end) == number)
+        credit = ReturnCredit([4])
+        self.server.on_events = lambda link, events: link.send(credit)
         link.send(Publish("c", b"1\0"))
-        yield self.server.until(lambda: self.server.bodies)
-        self.server.links[0].send(ReturnCredit([4]))
         yield self.client.until(lambda: self.client.events)
-        self.assertGreater(reads.count(server_end), before)
+        self.assertEqual(asked.count(server_end), 3)
+
+    @inlineCallbacks
+    def test_reads_at_once(self) -> Iterator[Deferred[Any]]:
+        """What has come when a connection is accepted is answered in the same turn."""
+        listener = self.listen()
+        connection = LdmsConnection(False, auth_name="none", messages_enabled=True, pid=1)
+        connection.connect()
+        with socket.create_connection(("127.0.0.1", listener.port)) as client:
+            client.sendall(connection.data_to_send())
+            begin = accepted.begin
+            answers: list[bytes] = []
+
+            def begins(*arguments: Any) -> bool:
+                taken = begin(*arguments)
+                answers.append(client.recv(1000))
+                return taken
+
+            self.patch(accepted, "begin", begins)
+            yield wait_until(lambda: answers)
+        self.assertEqual(answers[0][:2], b"\0\x08")  # ACCEPTED
+        yield self.server.until(lambda: self.server.refused)
+
+    @inlineCallbacks
+    def test_broken_at_once(self) -> Iterator[Deferred[Any]]:
+        """A defect in the first read costs that connection alone."""
+        listener = self.listen()
+        original = LinkProtocol.dataReceived
+        broken: list[Any] = []
+
+        def received(link: Any, data: bytes) -> None:
+            if not broken:
+                broken.append(link)
+                raise ZeroDivisionError
+            original(link, data)
+
+        self.patch(LinkProtocol, "dataReceived", received)
+        connection = LdmsConnection(False, auth_name="none", messages_enabled=True, pid=1)
+        connection.connect()
+        with socket.create_connection(("127.0.0.1", listener.port)) as client:
+            client.sendall(connection.data_to_send())
+            yield self.server.until(lambda: self.server.refused)
+            yield self.connect(listener.port)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     @inlineCallbacks
     def test_closed_by_the_peer(self) -> Iterator[Deferred[Any]]:
@@ -312,7 +362,7 @@ class ConnectTests(SockTestCase):
         self.assertEqual(self.client.calls, ["refused"])
 
 
-class AddressTests(SynchronousTestCase):
+class AddressTests(TestCase):
     """How addresses are shown and passed on."""
 
     def test_interface(self) -> None:
@@ -327,6 +377,34 @@ class AddressTests(SynchronousTestCase):
             ("fe80::1", "[fe80::1]:411"),
         ):
             self.assertEqual(sock.address_text(host, 411), expected)
+
+    def test_twisteds(self) -> None:
+        """As Twisted has them; one that is good on one interface only says on which."""
+        four = accepted.twisted_address(("10.0.0.7", 411))
+        self.assertEqual(four, IPv4Address("TCP", "10.0.0.7", 411))
+        six = accepted.twisted_address(("fe80::1", 411, 0, 0))
+        self.assertEqual(six, IPv6Address("TCP", "fe80::1", 411, 0, 0))
+        name = socket.if_indextoname(1)
+        here = accepted.twisted_address(("fe80::1", 411, 0, 1))
+        self.assertEqual(here, IPv6Address("TCP", f"fe80::1%{name}", 411, 0, 1))
+
+    @inlineCallbacks
+    def test_of_a_connection(self) -> Iterator[Deferred[Any]]:
+        """An accepted connection knows both of its ends."""
+        waiting = WaitingSite()
+        transport = make_transport()
+        listener = transport.listen("127.0.0.1", 0, waiting, NoneAuthenticator(), SETTINGS)
+        listener.service.privilegedStartService()
+        self.addCleanup(listener.service.stopService)
+        link = yield transport.connect(
+            "127.0.0.1", listener.port, FakeSite(), NoneAuthenticator(), SETTINGS
+        )
+        yield waiting.until(lambda: waiting.links)
+        client, server = link.transport, waiting.links[0].transport
+        self.assertEqual(server.getHost(), client.getPeer())
+        self.assertEqual(server.getPeer(), client.getHost())
+        link.close()
+        yield waiting.until(lambda: waiting.closed)
 
     def test_source(self) -> None:
         """The source of a peer's messages: its address, and none for this host."""
@@ -353,17 +431,18 @@ class WriteTests(SynchronousTestCase):
         self.assertEqual(transport.value(), b"data")
 
     def test_what_the_socket_does_not_take_is_written(self) -> None:
-        """What goes out is tried until no more does; the rest is handed to the transport, in order.
-        So it is after an error."""
-        for results, written in (
-            ([0], b"data"),
-            ([3, 0], b"a"),
-            ([4], b""),
-            ([1, 2, 1], b""),
-            ([OSError()], b"data"),
-            ([2, OSError()], b"ta"),
-        ):
-            transport = object.__new__(sock.tcp.Server)
+        """The rest is handed to the transport, in order; all of it after an error."""
+
+        def taking(taken: int | None) -> Any:
+            def send(data: bytes) -> int:
+                if taken is None:
+                    raise OSError
+                return taken
+
+            return SimpleNamespace(send=send)
+
+        for taken, written in ((0, b"data"), (3, b"a"), (4, b""), (None, b"data")):
+            transport = object.__new__(accepted.Accepted)
             out: list[bytes] = []
             transport.__dict__.update(
                 dataBuffer=b"",
@@ -371,16 +450,15 @@ class WriteTests(SynchronousTestCase):
                 connected=True,
                 disconnecting=False,
                 _aborting=False,
-                writeSomeData=lambda data, results=results: results.pop(0),
+                socket=taking(taken),
                 write=out.append,
             )
             sock.TcpStream().write(transport, b"data")
             self.assertEqual(b"".join(out), written)
-            self.assertEqual(results, [])
 
     def test_order_is_kept(self) -> None:
         """While something waits to be written, more is queued behind it."""
-        transport = object.__new__(sock.tcp.Server)
+        transport = object.__new__(accepted.Accepted)
         out: list[bytes] = []
         transport.__dict__.update(
             dataBuffer=b"",
@@ -388,7 +466,7 @@ class WriteTests(SynchronousTestCase):
             connected=True,
             disconnecting=False,
             _aborting=False,
-            writeSomeData=lambda data: self.fail("overtakes"),
+            socket=SimpleNamespace(send=lambda data: self.fail("overtakes")),
             write=out.append,
         )
         sock.TcpStream().write(transport, b"second")

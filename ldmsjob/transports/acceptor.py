@@ -34,16 +34,17 @@ class Acceptor:
     """Accepts those who wait at a listening socket, until it is closed. Who they are can be decided
     upon before a byte of theirs is read.
 
-    ``accepted`` gets each connection, which does not block, and may duplicate it; it is closed
-    behind the call. While there is no room, such as no file descriptor, those who come wait in the
-    system's queue. ``where`` is for people; ``on_this_host`` says that nobody else can connect.
+    ``accepted`` gets each connection, which may block, with its peer's address. Unless it returns
+    True, which says that it keeps the connection, that is closed behind the call. While there is no
+    room, such as no file descriptor, those who come wait in the system's queue. ``where`` is for
+    people; ``on_this_host`` says that nobody else can connect.
     """
 
     def __init__(
         self,
         reactor: Any,
         listening: socket.socket,
-        accepted: Callable[[socket.socket], None],
+        accepted: Callable[[socket.socket, Any], bool | None],
         admission: IAdmission,
         *,
         where: str,
@@ -55,6 +56,7 @@ class Acceptor:
         self._admission = admission
         self._where = where
         self._on_this_host = on_this_host
+        self._most = ACCEPTS
         self._retry: IDelayedCall | None = None
         reactor.addReader(self)
 
@@ -67,21 +69,27 @@ class Acceptor:
         return self._where
 
     def doRead(self) -> None:  # noqa: N802
-        """Take those who wait."""
-        for _ in range(ACCEPTS):
+        """Take those who wait: as many as there were the last time, since to ask for one more is
+        mostly in vain; when that was all of them, twice as many the next time."""
+        for taken in range(self._most):
             if not self._admission.may_accept(self._on_this_host):
                 self._pause()
                 return
             try:
-                connection, _ = self._listening.accept()
+                connection, address = self._listening.accept()
             except OSError as error:
                 if error.errno in NO_DESCRIPTORS:
                     self._admission.no_descriptor(f"{self._where}: {error.strerror}")
                     self._pause()
+                self._most = max(taken, 1)
                 return
-            with connection:
-                connection.setblocking(False)
-                self._accepted(connection)
+            kept = None
+            try:
+                kept = self._accepted(connection, address)
+            finally:
+                if not kept:
+                    connection.close()
+        self._most = min(2 * self._most, ACCEPTS)
 
     def _pause(self) -> None:
         self._reactor.removeReader(self)

@@ -71,9 +71,9 @@ _REFUSALS: dict[type[PeerError], str] = {
 
 
 @lru_cache(maxsize=4)
-def wire_limits(limits: Limits) -> buffers.Limits:
+def wire_limits(message_bytes: int, fragment_bytes: int) -> buffers.Limits:
     """What of the limits one connection keeps to."""
-    return buffers.Limits(message=limits.message_bytes, partial_message_bytes=limits.fragment_bytes)
+    return buffers.Limits(message=message_bytes, partial_message_bytes=fragment_bytes)
 
 
 @implementer(ILink, IPushProducer)
@@ -94,6 +94,22 @@ class LinkProtocol(Protocol):
     """
 
     log = Logger(namespace="ldmsd")
+
+    # Of most links these never change.
+    _authentication: Any = None
+    _verdict: Deferred[AuthStep] | None = None
+    _is_open = False
+    _closing = False
+    _heard = False
+    _answered = False
+    _lost = False
+    _reason: Exception | None = None
+    _refusal = ""
+    _deadline: IDelayedCall | None = None
+    _second: IDelayedCall | None = None
+    _choked = False
+    _unsent = 0
+    _batched = 0
 
     def __init__(
         self,
@@ -147,21 +163,8 @@ class LinkProtocol(Protocol):
             join_rail=None if join_rail is None else partial(join_rail, self),
             peer_source=peer_source,
             requests=settings.requests,
-            limits=wire_limits(limits),
+            limits=wire_limits(limits.message_bytes, limits.fragment_bytes),
         )
-        self._authentication: Any = None
-        self._verdict: Deferred[AuthStep] | None = None
-        self._is_open = False
-        self._closing = False
-        self._heard = False
-        self._lost = False
-        self._reason: Exception | None = None
-        self._refusal = ""
-        self._deadline: IDelayedCall | None = None
-        self._second: IDelayedCall | None = None
-        self._choked = False
-        self._unsent = 0
-        self._batched = 0
         self._reading_paused: set[str] = set()
 
     # Protocol
@@ -198,12 +201,13 @@ class LinkProtocol(Protocol):
                 self._refusal, _, text = objection.partition(": ")
                 self._leave(AuthFailed(text))
                 return
+        self._answered = False
         with self._outbox:
             events = self._connection.receive_data(data, self._wall_clock_us())
             self._outbox.add(self)
             self._take(events)
-        if not self._closing:
-            self._stream.read(self._twisted)
+        if not self._answered and not self._closing:
+            self._stream.unanswered(self.transport)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the site, once."""
@@ -364,7 +368,8 @@ class LinkProtocol(Protocol):
         data = self._connection.data_to_send()
         if not data or self._lost:
             return
-        self._stream.write(self._twisted, data)
+        self._answered = True
+        self._stream.write(self.transport, data)
         if self._choked:
             self._unsent += len(data)
             if self._unsent > self._output_limit_bytes and not self._closing:
@@ -492,7 +497,9 @@ class LinkProtocol(Protocol):
 
     def _cancel_deadline(self) -> None:
         """No deadline, and no second to wait for."""
-        for call in (self._deadline, self._second):
-            if call is not None and call.active():
-                call.cancel()
-        self._deadline = self._second = None
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None and deadline.active():
+            deadline.cancel()
+        second, self._second = self._second, None
+        if second is not None:
+            second.cancel()

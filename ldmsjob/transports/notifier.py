@@ -229,7 +229,7 @@ class NotifierListener(Service):
             on_this_host=True,
         )
 
-    def _accepted(self, connection: socket.socket) -> None:
+    def _accepted(self, connection: socket.socket, _address: object) -> None:
         """Somebody has connected. Closed by the caller: what becomes a link is duplicated."""
         pid, uid, gid = peer_process(connection)
         who = f"pid {pid} of uid {uid}"

@@ -28,8 +28,8 @@ class PlainStream:
         count and a text for people."""
         return None
 
-    def read(self, transport: Any) -> None:
-        """A read has been dealt with."""
+    def unanswered(self, transport: Any) -> None:
+        """A read has been dealt with, and nothing was written."""
 
     def write(self, transport: Any, data: bytes) -> None:
         """Write all of ``data`` behind what was written before."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import socket
+from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet import tcp
 from twisted.internet.endpoints import HostnameEndpoint
@@ -15,6 +16,7 @@ from zope.interface import implementer
 
 from ldmsjob.errors import CANNOT_LISTEN, ConfigError
 from ldmsjob.interfaces import IAuthenticator, ILinkSite, ITransport, LinkSettings
+from ldmsjob.transports import accepted
 from ldmsjob.transports.acceptor import BACKLOG
 from ldmsjob.transports.plainstream import PlainStream
 from ldmsjob.transports.streams import (
@@ -27,12 +29,17 @@ from ldmsjob.transports.streams import (
 )
 from ldmsjob.wire.events import SourceAddress
 
-_KEEPALIVE = [
-    (getattr(socket, name), value)
-    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
-    if hasattr(socket, name)
+_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)
+    ),
 ]
-"""Seconds idle, seconds between probes, probes, as with the C library."""
+"""No delay; seconds idle, seconds between probes, and probes, as with the C library. Connections
+that are accepted have the options of the listening socket."""
 
 _TLS_RECORDS, _TLS_MAJOR = (21, 22), b"\3"
 """How alerts and handshakes of TLS begin."""
@@ -43,22 +50,25 @@ _IPV4_FAMILY, _IPV6_FAMILY = 2, 10
 
 
 def prepare(transport: Any) -> str:
-    """Set up a TCP connection: no delay, prompt acknowledgement, keep-alive. Returns our address.
+    """Set up a TCP connection, unless a listener has. Returns our address."""
+    if type(transport) is not accepted.Accepted:
+        set_options(transport.getHandle())
+    host, port, *_ = transport.getHandle().getsockname()
+    return address_text(host, port)
+
+
+def set_options(connection: socket.socket) -> None:
+    """Send without delay, and find out when the peer has gone."""
+    for level, option, value in _OPTIONS:
+        connection.setsockopt(level, option, value)
+
+
+def acknowledge(transport: Any) -> None:
+    """Have what was read acknowledged now. The kernel forgets the option, so each time.
 
     The C library leaves Nagle's algorithm on: its second small segment waits for our delayed
     acknowledgement of the first, 40 ms, unless we acknowledge at once.
     """
-    transport.setTcpNoDelay(True)
-    transport.setTcpKeepAlive(True)
-    handle = transport.getHandle()
-    for option, value in _KEEPALIVE:
-        handle.setsockopt(socket.IPPROTO_TCP, option, value)
-    host = transport.getHost()
-    return address_text(host.host, host.port)
-
-
-def acknowledge(transport: Any) -> None:
-    """Have what was read acknowledged now. The kernel forgets the option, so each time."""
     if _QUICKACK is not None:
         try:
             transport.getHandle().setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
@@ -71,9 +81,7 @@ class TcpStream(PlainStream):
 
     def made(self, transport: Any) -> str:
         """Set up the connection."""
-        local_address = prepare(transport)
-        self.read(transport)
-        return local_address
+        return prepare(transport)
 
     def objection(self, data: bytes) -> str:
         """Peers that speak TLS begin like nobody who speaks LDMS."""
@@ -81,8 +89,8 @@ class TcpStream(PlainStream):
             return "speaks tls: it speaks TLS, and this is plain sock; one side needs xprt=tls"
         return ""
 
-    def read(self, transport: Any) -> None:
-        """Have what was read acknowledged now."""
+    def unanswered(self, transport: Any) -> None:
+        """Have what was read acknowledged now. What is written does that, too."""
         acknowledge(transport)
 
     def write(self, transport: Any, data: bytes) -> None:
@@ -93,37 +101,54 @@ class TcpStream(PlainStream):
         transport is simply written to.
         """
         if (
-            type(transport) in (tcp.Server, tcp.Client)
+            type(transport) in (accepted.Accepted, tcp.Client)
             and not transport.dataBuffer
             and not transport._tempDataBuffer
             and transport.connected
             and not transport.disconnecting
             and not transport._aborting
         ):
-            rest: bytes | memoryview = data
-            while rest:
-                sent = transport.writeSomeData(rest)
-                if not isinstance(sent, int) or not sent:
-                    break  # An error is left for the reactor, which knows what to do about it.
-                rest = memoryview(rest)[sent:]
-            data = bytes(rest)
+            try:
+                sent = transport.socket.send(data)
+            except OSError:
+                # Left for the reactor to find, which knows what to do about it.
+                sent = 0
+            data = data[sent:]
         if data:
             transport.write(data)
 
 
 def address_text(host: str, port: int) -> str:
     """``10.0.0.7:411`` or ``[fe80::1]:411``; IPv4 in its IPv6 form is IPv4."""
-    host = plain_host(host)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{_known(host).text}:{port}"
 
 
 def source_address(host: str, port: int) -> SourceAddress | None:
     """Where a peer's messages come from; None for a loopback address, as the C library has it."""
-    address = ip_address(plain_host(host).partition("%")[0])
+    source = _known(host).source
+    return source and SourceAddress(source[0], port, source[1])
+
+
+class _Known(NamedTuple):
+    """What follows from an IP address."""
+
+    host: str
+    text: str
+    """In front of a port."""
+    source: tuple[int, bytes] | None
+    """Address family and address as in messages."""
+
+
+@lru_cache(maxsize=1024)
+def _known(host: str) -> _Known:
+    """Worked out once for peers that come again and again."""
+    host = plain_host(host)
+    text = f"[{host}]" if ":" in host else host
+    address = ip_address(host.partition("%")[0])
     if address.is_loopback:
-        return None
+        return _Known(host, text, None)
     family = _IPV4_FAMILY if address.version == 4 else _IPV6_FAMILY
-    return SourceAddress(family, port, address.packed.ljust(16, b"\0"))
+    return _Known(host, text, (family, address.packed.ljust(16, b"\0")))
 
 
 def plain_host(host: str) -> str:
@@ -145,7 +170,7 @@ class SockTransport(StreamTransport):
         """An IP address and a port."""
         return Remote(
             address_text(addr.host, addr.port),
-            plain_host(addr.host),
+            _known(addr.host).host,
             source_address(addr.host, addr.port),
         )
 
@@ -184,13 +209,21 @@ class SockTransport(StreamTransport):
                 ) from None
             real_port = bound.getsockname()[1]
             where = f"{self.name}:{real_port}" + (f":{host}" if host else "")
-            return Accepting(self.reactor, bound, links, factory, site, where=where), real_port
+            return _Accepting(self.reactor, bound, links, factory, site, where=where), real_port
 
         return StreamListener(port, bind)
 
     def wrapped(self, factory: LinkFactory) -> Any:
         """The factory of a listener, inside of what else its connections speak."""
         return factory
+
+
+class _Accepting(Accepting):
+    """Accepts TCP connections."""
+
+    def begin(self, connection: socket.socket, address: Any) -> bool:
+        """They become links themselves."""
+        return accepted.begin(connection, address, self.factory.buildProtocol, self.reactor)
 
 
 def bound_socket(host: str | None, port: int) -> socket.socket:
@@ -219,6 +252,7 @@ def _listening_socket(family: int, address: Any) -> socket.socket:
         if family == socket.AF_INET6:
             only_v6 = address[0] != "::"
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
+        set_options(made)
         made.bind(address)
         made.listen(BACKLOG)
     except BaseException:

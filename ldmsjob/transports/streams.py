@@ -10,8 +10,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
@@ -46,8 +45,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Remote:
+class Remote(NamedTuple):
     """The other side of a connection."""
 
     address: str
@@ -264,10 +262,10 @@ class Accepting:
         where: str,
         on_this_host: bool = False,
     ) -> None:
-        self._reactor = reactor
+        self.reactor = reactor
+        self.links = links
+        self.factory = factory
         self._bound = bound
-        self._links = links
-        self._factory = factory
         self._site = site
         self._where = where
         self._acceptor = Acceptor(
@@ -276,23 +274,22 @@ class Accepting:
             on_this_host=on_this_host,
         )
 
-    def _accepted(self, connection: socket.socket) -> None:
-        """Somebody has connected. Closed by the caller: what becomes a link is duplicated."""
+    def _accepted(self, connection: socket.socket, address: Any) -> bool:
+        """Somebody has connected; whether the connection has become a link's."""
         try:
-            self._links.whose = self.whose(connection)
-            self._reactor.adoptStreamConnection(
-                connection.fileno(), connection.family, self._factory
-            )
+            return self.begin(connection, address)
         except OSError as error:
             # Else it has been closed meanwhile, and its address is not known any more.
             no_descriptor = error.errno in NO_DESCRIPTORS
             self._site.link_refused(
                 self._where, f"no descriptor: {error.strerror}" if no_descriptor else SILENT
             )
+            return False
 
-    def whose(self, connection: socket.socket) -> str:
-        """Whom it is counted for; empty: for its address."""
-        return ""
+    def begin(self, connection: socket.socket, address: Any) -> bool:
+        """Make a link of a connection from ``address``; whether the connection is the link's now.
+        Raises ``OSError`` when it has been lost, or for want of a descriptor."""
+        raise NotImplementedError
 
     def stopListening(self) -> None:  # noqa: N802
         """Accept no more."""

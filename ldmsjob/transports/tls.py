@@ -44,16 +44,14 @@ class TlsStream(PlainStream):
     def made(self, transport: Any) -> str:
         """Set up the connection that TLS runs over."""
         self._diagnosis.verdict = transport.verdict
-        local_address = prepare(transport.transport)
-        self.read(transport)
-        return local_address
+        return prepare(transport.transport)
 
     def objection(self, data: bytes) -> str:
         """Nothing is taken from a peer whose certificate was not looked at."""
         return "" if self.identify() is not None else "tls certificate: it was not checked"
 
-    def read(self, transport: Any) -> None:
-        """Have what was read acknowledged now."""
+    def unanswered(self, transport: Any) -> None:
+        """Have what was read acknowledged now. What is written does that, too."""
         acknowledge(transport.transport)
 
     def lost(self, reason: Failure) -> tuple[str, str] | None:

@@ -155,9 +155,11 @@ class _Accepting(Accepting):
         self._path = path
         self._file = _identity(path)
 
-    def whose(self, connection: socket.socket) -> str:
-        """The user's."""
-        return f"uid {peer_process(connection).uid}"
+    def begin(self, connection: socket.socket, address: Any) -> bool:
+        """Counted for its user. What becomes a link is a duplicate."""
+        self.links.whose = f"uid {peer_process(connection).uid}"
+        self.reactor.adoptStreamConnection(connection.fileno(), socket.AF_UNIX, self.factory)
+        return False
 
     def stopListening(self) -> None:  # noqa: N802
         """Accept no more, and remove the socket, unless another one has its place."""

@@ -54,6 +54,10 @@ _FrameAction = Callable[["LdmsConnection", bytes, int, int, list[WireEvent]], No
 _RequestAction = Callable[["LdmsConnection", bytes, bytes, int, int, list[WireEvent]], None]
 
 
+_NOBODYS = Allowance(NOBODY)
+"""Of peers that have not said what they are. It never changes."""
+
+
 class LdmsConnection:
     """The state of one connection.
 
@@ -103,7 +107,8 @@ class LdmsConnection:
         self.error: PeerError | None = None
         """Why the connection is to be closed."""
         self._auth_name = auth_name
-        self._enabled = messages_enabled
+        enabled = bool(messages_enabled)
+        self._enabled = messages_enabled if callable(messages_enabled) else lambda: enabled
         self._pid = pid
         self._quota = quota
         self._rate = rate
@@ -124,7 +129,7 @@ class LdmsConnection:
         self._requests = RequestReader(self._limits, requests)
         self._sets = SetExchange(self._output, self._limits)
         self._subscriptions = SubscriptionExchange(self._output, self._limits)
-        self.allowance = Allowance(NOBODY)
+        self.allowance = _NOBODYS
         """What the peer lets us publish. To be looked at only."""
         self._number = 0
 
@@ -200,25 +205,25 @@ class LdmsConnection:
             )
             self._frames = _OPEN
             self._frame_limit = zap.MAX_FRAME
-        return self.receive_data(b"", now_us)
+        return self.receive_data(b"", now_us) if self._buffer else []
 
     def _parse(self, data: bytes, now_us: int, events: list[WireEvent]) -> None:
         self._now_us = now_us
-        enabled = self._enabled
-        self._enabled_now = enabled = enabled if isinstance(enabled, bool) else enabled()
+        self._enabled_now = enabled = self._enabled()
         at, end = 0, len(data)
         wanted = zap.HEAD_BYTES
+        reader = self._reader
         try:
-            while at < end and not self._paused and self.error is None:
-                if enabled and self._reader is not None:
-                    at = self._reader.read_run(data, at, end, now_us, events)
-                if at < end and self._reader is not None:
-                    at, count, credit, rc = msg.read_credit_run(data, at, end)
-                    if count:
-                        self._credit_returned(count, credit, rc, events)
-                        continue
+            while at < end and not self._paused:
+                if reader is not None:
+                    if enabled:
+                        at = reader.read_run(data, at, end, now_us, events)
+                    if at < end:
+                        at, count, credit, rc = msg.read_credit_run(data, at, end)
+                        if count:
+                            self._credit_returned(count, credit, rc, events)
+                            continue
                 if end - at < zap.HEAD_BYTES:
-                    wanted = zap.HEAD_BYTES
                     break
                 kind, length = zap.read_head(data, at, self._frame_limit, self._sets.read_limit)
                 action = self._frames.get(kind)
@@ -252,7 +257,7 @@ class LdmsConnection:
 
     def _connect_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
         zap.check_connect(data, at)
-        message = data[at + zap.CONNECT_HEAD.sizeof() : stop]
+        message = data[at + zap.CONNECT_BYTES : stop]
         try:
             peer = xprt.read_connect(message, self._auth_name)
             # Asked once, then dropped: it refers to the owner of this connection.
@@ -470,14 +475,13 @@ class LdmsConnection:
         self._output.append(zap.counted_frame(zap.SENDRECV, request))
 
     def _own_message(self, rail_gn: int) -> bytes:
-        enabled = self._enabled if isinstance(self._enabled, bool) else self._enabled()
         own = xprt.ConnectionMessage(
             self._auth_name,
             self._rate,
             self._quota,
             self._pid,
             rail_gn,
-            enabled,
+            self._enabled(),
             self._endpoints,
             self._endpoint,
         )

@@ -90,6 +90,8 @@ _HEAD = flat_struct(FRAME_HEAD, only=("kind", "length"))
 _IDENTITY = flat_struct(FRAME_HEAD, only=("frame_xid", "ctxt"))
 _COUNTED = flat_struct(COUNTED_HEAD)
 _CONNECT = flat_struct(CONNECT_HEAD)
+CONNECT_BYTES = _CONNECT.size
+"""Of a CONNECT frame without its connection message."""
 _READ_REQUEST = flat_struct(READ_REQUEST)
 _READ_RESPONSE_HEAD = flat_struct(
     READ_RESPONSE_HEAD, only=("kind", "length", "frame_xid", "ctxt", "status", "data_len")

@@ -1,0 +1,90 @@
+"""TCP connections that a listener has accepted, as transports of Twisted's."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ldmsjob.errors import PLUGIN_FAULTS
+
+_log = Logger(namespace="ldmsd")
+
+
+class Accepted(tcp.Server):
+    """What ``reactor.adoptStreamConnection`` makes, at a third of the cost: it takes the socket
+    itself, and asks the system for no address that is known.
+
+    Its protocol cannot be one that goes on when only one direction of the connection has ended.
+    """
+
+    logstr = repstr = "an accepted connection"
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        peer: IPv4Address | IPv6Address,
+        protocol: Any,
+        reactor: Any,
+    ) -> None:
+        # Not that of Server, which makes two texts that nobody reads.
+        tcp.Connection.__init__(self, connection, protocol, reactor)
+        self._peer = peer
+        self.connected = 1
+        self.startReading()
+
+    def getPeer(self) -> IPv4Address | IPv6Address:  # noqa: N802
+        """The peer's address."""
+        return self._peer
+
+    def getHost(self) -> IPv4Address | IPv6Address:  # noqa: N802
+        """Our own address."""
+        return twisted_address(self.socket.getsockname())
+
+    def readConnectionLost(self, reason: Failure) -> None:  # noqa: N802
+        """The peer sends no more: it has gone."""
+        self.connectionLost(reason)
+
+
+def begin(
+    connection: socket.socket,
+    address: Any,
+    build: Callable[[IAddress], Any],
+    reactor: Any,
+) -> bool:
+    """Run the protocol that ``build`` makes for a connection from ``address``, as ``accept`` has
+    both. False: it has made none, and the connection is still the caller's.
+
+    Most peers have sent something by now, so it is read without waiting for the reactor to say so.
+    """
+    peer = twisted_address(address)
+    protocol = build(peer)
+    if protocol is None:
+        return False
+    transport = Accepted(connection, peer, protocol, reactor)
+    protocol.makeConnection(transport)
+    try:
+        # Should the connection have ended, the reactor finds that, too.
+        transport.doRead()
+    except PLUGIN_FAULTS:
+        _log.failure("a new connection failed")
+        transport.abortConnection()
+    return True
+
+
+def twisted_address(address: Sequence[Any]) -> IPv4Address | IPv6Address:
+    """A socket's address in Twisted's form. Where one is good on one interface only, it says on
+    which."""
+    if len(address) == 2:
+        return IPv4Address("TCP", *address)
+    host, port, flow, scope = address
+    if scope:
+        flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+        host = socket.getnameinfo((host, port, flow, scope), flags)[0]
+    return IPv6Address("TCP", host, port, flow, scope)
