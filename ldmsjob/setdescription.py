@@ -18,10 +18,11 @@ def directory_entry(metric_set: MetricSet) -> DirectoryEntry:
     layout = metric_set.layout
     seconds, microseconds, took_s, took_us, state = metric_set.stamp
     return DirectoryEntry(
-        name=metric_set.instance,
-        schema=metric_set.schema.name,
-        digest=metric_set.schema.digest.hex().upper(),
-        flags="CL " if state == TRANSACTION_FINISHED else " L ",
+        # These without their names: of more keywords Python makes a dictionary first.
+        metric_set.instance,
+        metric_set.schema.name,
+        metric_set.schema.digest.hex().upper(),
+        "CL " if state == TRANSACTION_FINISHED else " L ",
         meta_size=layout.meta_size,
         data_size=layout.data_size,
         heap_size=layout.heap_size,
