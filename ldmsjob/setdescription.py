@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ldmsjob.sets.layout import TRANSACTION_FINISHED
@@ -9,6 +10,7 @@ from ldmsjob.wire.setevents import DirectoryEntry, Info, Time
 
 if TYPE_CHECKING:
     from ldmsjob.sets.metricset import MetricSet
+    from ldmsjob.sets.schema import Schema
 
 _RIGHTS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")
 
@@ -39,6 +41,12 @@ def directory_entry(metric_set: MetricSet) -> DirectoryEntry:
     )
 
 
+@lru_cache(maxsize=64)
+def _digest_text(schema: Schema) -> str:
+    return schema.digest.hex().upper()
+
+
+@lru_cache(maxsize=512)
 def permission_text(perm: int) -> str:
     """Permission bits as the directory shows them: ``-rw-r-----``."""
     return f"-{_RIGHTS[perm >> 6 & 7]}{_RIGHTS[perm >> 3 & 7]}{_RIGHTS[perm & 7]}"
