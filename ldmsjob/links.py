@@ -90,6 +90,9 @@ class LinkSite:
         self._now = now
         self._observe_latency = stats.histogram("latency").observe
         stats.gauge("open", lambda: len(self._links))
+        self._messages = self._message_bytes = 0
+        stats.counts("messages", lambda: self._messages)
+        stats.counts("message_bytes", lambda: self._message_bytes)
         requests = requests or DaemonRequests(stats)
         self._sets = sets or SetService(SetRegistry(), stats, turn, clock)
         self._stats = stats
@@ -159,7 +162,8 @@ class LinkSite:
             for kind, run in groupby(events, type):
                 if kind is Message:
                     messages = list(cast("Iterator[Message]", run))
-                    self._count(messages)
+                    self._messages += len(messages)
+                    self._message_bytes += sum([message.credit for message in messages])
                     done, off = hub.deliver(messages, link)
                     credits += done
                     refused += off
@@ -222,10 +226,6 @@ class LinkSite:
         )
 
     # Wire events
-
-    def _count(self, messages: Sequence[Message]) -> None:
-        self._stats.add("messages", len(messages))
-        self._stats.add("message_bytes", sum([message.credit for message in messages]))
 
     def _subscribe_wanted(self, link: ILink, event: SubscribeWanted) -> None:
         rc, text = self._hub.subscribe_link(link, event.match, event.is_regex, event.rate)

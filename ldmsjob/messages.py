@@ -44,7 +44,7 @@ from ldmsjob.wire.events import (
 from ldmsjob.wire.rates import RateWindow
 
 if TYPE_CHECKING:
-    from ldmsjob.interfaces import IStats
+    from ldmsjob.stats import Stats
     from ldmsjob.turns import Turn
 
 Receiver = Callable[[Message], None]
@@ -92,7 +92,7 @@ class MessageHub:
 
     def __init__(
         self,
-        stats: IStats,
+        stats: Stats,
         turn: Turn,
         *,
         now: Callable[[], float] = time.monotonic,

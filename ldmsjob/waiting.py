@@ -14,10 +14,10 @@ from ldmsjob.errors import PublishError
 
 if TYPE_CHECKING:
     from ldmsjob.heldcredit import Held, HeldCredit
-    from ldmsjob.interfaces import IStats
     from ldmsjob.limitedlog import LimitedLog
     from ldmsjob.limits import Limits
     from ldmsjob.outlets import Outlet
+    from ldmsjob.stats import Stats
     from ldmsjob.wire.events import Forward, Publish
 
 
@@ -30,7 +30,7 @@ class Waiting:
     """
 
     def __init__(
-        self, stats: IStats, limited: LimitedLog, credit: HeldCredit, limits: Limits
+        self, stats: Stats, limited: LimitedLog, credit: HeldCredit, limits: Limits
     ) -> None:
         self.limits = limits
         self.on_begun: Callable[[], None] = lambda: None
@@ -38,6 +38,8 @@ class Waiting:
         self._limited = limited
         self._credit = credit
         self._outlets: dict[Outlet, None] = {}
+        self._forwarded = 0
+        stats.counts("forwarded", lambda: self._forwarded)
         stats.gauge("waiting", lambda: sum(one.queued for one in self._outlets))
         stats.gauge("waiting_bytes", lambda: sum(one.queued_bytes for one in self._outlets))
 
@@ -61,7 +63,7 @@ class Waiting:
             too_large = error.rc == errno.EMSGSIZE
             self._stats.add("dropped_too_large" if too_large else "dropped_refused")
         else:
-            self._stats.add("forwarded", command.count)
+            self._forwarded += command.count
         return True
 
     def offer(self, outlet: Outlet, command: Forward | Publish, held: Held | None) -> None:
