@@ -127,11 +127,18 @@ class LdmsConnection:
         self._enabled_now = False
         self._reader: msg.MessageReader | None = None  # once the peer is authenticated
         self._requests = RequestReader(self._limits, requests)
-        self._sets = SetExchange(self._output, self._limits)
+        self._set_exchange: SetExchange | None = None
         self._subscriptions = SubscriptionExchange(self._output, self._limits)
         self.allowance = _NOBODYS
         """What the peer lets us publish. To be looked at only."""
         self._number = 0
+
+    @property
+    def _sets(self) -> SetExchange:
+        """Made when sets are first spoken of, which on most connections they never are."""
+        if self._set_exchange is None:
+            self._set_exchange = SetExchange(self._output, self._limits)
+        return self._set_exchange
 
     @property
     def buffered_bytes(self) -> int:
@@ -225,7 +232,9 @@ class LdmsConnection:
                             continue
                 if end - at < zap.HEAD_BYTES:
                     break
-                kind, length = zap.read_head(data, at, self._frame_limit, self._sets.read_limit)
+                sets = self._set_exchange
+                reads = zap.READ_RESPONSE_BYTES if sets is None else sets.read_limit
+                kind, length = zap.read_head(data, at, self._frame_limit, reads)
                 action = self._frames.get(kind)
                 if action is None:
                     text = f"{zap.NAMES[kind]} frame out of place"
