@@ -389,12 +389,14 @@ class MessageReader:
         Returns where that begins. It takes nothing that ``read_fragment`` would refuse, but for
         messages with somebody else's credential.
         """
+        last = end - TAG_AT
+        if at >= last:
+            return at
         unpack = _FAST.unpack_from
         append = events.append
         peer_source = self._source
         own = self._credential
         own_uid, own_gid = own.uid, own.gid  # a message of theirs needs no question
-        last = end - TAG_AT
         tag, channel = self._tag, self._channel
         while at < last:
             (
