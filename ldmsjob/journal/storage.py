@@ -111,6 +111,8 @@ class JournalFile:
         self._lock = _lock(f"{path}.lock")
         try:
             self._database = _open(path)
+            # A connection remembers many of its dead cursors, and each keeps the memory around it.
+            self._cursor = self._database.cursor()
             self._place = _place(path)
         except BaseException:
             os.close(self._lock)
@@ -169,20 +171,20 @@ class JournalFile:
     ) -> None:
         """One transaction: rows of jobs (new or changed) and notices, and what is kept (None:
         no longer)."""
-        with self._transaction() as database:
+        with self._transaction() as cursor:
             if jobs:
-                database.executemany(_PUT_JOB, jobs)
-            database.executemany(_PUT_NOTICE, notices)
+                cursor.executemany(_PUT_JOB, jobs)
+            cursor.executemany(_PUT_NOTICE, notices)
             for (owner, name), value in kept.items():
                 if value is None:
-                    database.execute(_DROP_KEPT, (owner, name))
+                    cursor.execute(_DROP_KEPT, (owner, name))
                 else:
-                    database.execute(_PUT_KEPT, (owner, name, value))
+                    cursor.execute(_PUT_KEPT, (owner, name, value))
 
     def end_job(self, job: int, ended_us: int, last_notice: int) -> None:
         """Mark a job as ended that has no end, in a transaction."""
-        with self._transaction() as database:
-            database.execute(
+        with self._transaction() as cursor:
+            cursor.execute(
                 "UPDATE jobs SET ended_us = ?, last_notice = ? WHERE job = ? AND ended_us IS NULL",
                 (ended_us, last_notice, job),
             )
@@ -198,26 +200,26 @@ class JournalFile:
         old = [row for row in rows if row[1] < ended_before_us]
         deleted = [(row[0],) for row in old if row[3] or (row[4] or _NEVER) < ended_before_us]
         if deleted:
-            with self._transaction() as database:
-                database.executemany(_PUT_KEPT, [(_OWN, *number) for number in numbers])
-                database.executemany("DELETE FROM notices WHERE number = ?", deleted)
+            with self._transaction() as cursor:
+                cursor.executemany(_PUT_KEPT, [(_OWN, *number) for number in numbers])
+                cursor.executemany("DELETE FROM notices WHERE number = ?", deleted)
                 newest = max(row[2] for row in old)
-                database.execute(_DROP_JOBS, (newest, ended_before_us, rows[-1][0]))
+                cursor.execute(_DROP_JOBS, (newest, ended_before_us, rows[-1][0]))
         # Rows that a clock has told to be of the future must not end it.
         return rows[-1][0] if len(rows) == at_most and old else 0, len(deleted)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        database = self._database
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        cursor = self._cursor
         with _telling_damage():
-            database.execute("BEGIN IMMEDIATE")
+            cursor.execute("BEGIN IMMEDIATE")
             try:
-                yield database
-                database.execute("COMMIT")
+                yield cursor
+                cursor.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):  # What made the transaction fail is what is told.
-                    if database.in_transaction:
-                        database.execute("ROLLBACK")
+                    if self._database.in_transaction:
+                        cursor.execute("ROLLBACK")
                 raise
 
     def has_log(self) -> bool:
@@ -237,7 +239,7 @@ class JournalFile:
 
     def _all(self, query: str, *values: Any) -> list[Any]:
         with _telling_damage():
-            return self._database.execute(query, values).fetchall()
+            return self._cursor.execute(query, values).fetchall()
 
 
 def open_for_reading(path: str) -> sqlite3.Connection:
