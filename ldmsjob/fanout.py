@@ -356,7 +356,7 @@ class Fanout:
             raise
         finally:
             if self._rest is rest:
-                self._rest = None
+                self._rest = self._event = None
             else:  # it has been queued
                 subscription.busy = subscription.waiting
                 for subscription in subscriptions:

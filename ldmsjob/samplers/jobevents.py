@@ -267,6 +267,7 @@ class JobEventSampler(JobSubscriber):
         if not lines or self._fd < 0:
             return
         self._lines = []
+        self._ended_facts = None
         data = self._rest + "".join(lines).encode()
         self._rest = b""
         written = 0
