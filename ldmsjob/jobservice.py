@@ -20,6 +20,7 @@ from ldmsjob.jobsets import JobSetPolicy, JobSets
 from ldmsjob.jobtable import JobTable
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.limits import Limits
+from ldmsjob.memory import Memory
 from ldmsjob.notices import Notice
 from ldmsjob.sets.registry import SetRegistry
 from ldmsjob.stats import Stats
@@ -73,6 +74,7 @@ class JobService:
         self._fanout = Fanout(
             stats.child("subscribers"), log, limit=limits.event_queue, now=clock.seconds
         )
+        self._memory = Memory(clock)
         self._users = users or Users(clock, deferToThread)
         self._journal = journal
         self._stats.gauge("running", lambda: len(self._table.running()))
@@ -191,6 +193,7 @@ class JobService:
         self._table.forget(job)
         if self._journal is not None:
             self._journal.forget(job)
+        self._memory.job_gone()
 
     def drop_jobs(self, policy: JobSetPolicy) -> None:
         """Forget the jobs that were opened with this very policy, and withdraw their sets now.
@@ -212,6 +215,7 @@ class JobService:
         Sets stay where they are; lingers end no more.
         """
         self._sets.close()
+        self._memory.close()
         with self._turn:
             return self._fanout.close()
 

@@ -35,6 +35,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "ldmsjob.admission",
         "ldmsjob.ere",
         "ldmsjob.limitedlog",
+        "ldmsjob.memory",
         "ldmsjob.sdnotify",
         "ldmsjob.stats",
         "ldmsjob.subscriber",
