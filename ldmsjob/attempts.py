@@ -15,7 +15,7 @@ from ldmsjob.notices import JobExit, StepExit, TaskExit, TaskInit
 if TYPE_CHECKING:
     from ldmsjob.facts import JobDetails
     from ldmsjob.jobs import Job, StepNode
-    from ldmsjob.notices import Notice
+    from ldmsjob.notices import JobInit, Notice, StepInit
 
 _ENDS = (TaskExit, StepExit, JobExit)
 
@@ -71,6 +71,12 @@ def is_next_step(part: StepNode, time_us: int) -> bool:
         and part.all_ended
         and (part.end_us is None or is_not_before(time_us, part.end_us))
     )
+
+
+def starts_again(job: Job, notice: JobInit | StepInit, time_us: int) -> bool:
+    """Whether the notice's node has ended the job before it starts it here."""
+    nodes = job.nodes
+    return nodes is not None and notice.node is not None and nodes.is_restart(notice.node, time_us)
 
 
 def is_of_earlier(job: Job, earlier: Job, notice: Notice, time_us: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a notice tells of a job, taken into its records. Whether it is meant, the table decides."""
+"""What a notice tells of a job, taken into its records. Whether it is meant, the rules decide."""
 
 from __future__ import annotations
 

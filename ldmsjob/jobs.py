@@ -1,6 +1,7 @@
 """The records of a job: what the job table knows of it, its steps and its tasks.
 
-Only ``jobtable.JobTable`` changes them; everybody else reads them through ``IJob`` and ``Change``.
+Only the job table and its rules change them; everybody else reads them through ``IJob`` and
+``Change``.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Step(msgspec.Struct, eq=False, gc=False):
 
 @implementer(IJob)
 class Job:
-    """One attempt of one job. Only the table changes it."""
+    """One attempt of one job. Only the table and its rules change it."""
 
     __slots__ = (
         "_steps",

@@ -1,112 +1,32 @@
-"""The job table: what every notice means for a job. Pure: no input, output or clock.
+"""The job table: all jobs that this daemon knows, and notices in. Pure: no input, output or clock.
 
-docs/architecture.md, Transition table, is the reading version of ``TRANSITIONS``. Steps are known
-by step id, with their nodes; tasks by (step id, node id, task id), because a task id is unique on
-its node only. A pid is a fact, not a key: it tells a repeated notice from the same task id in
-another run of the job.
+Which jobs there are, ``knownjobs.py`` keeps; what a notice does to one, ``jobrules.py`` says.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from enum import IntEnum
-from typing import TypeVar
+from collections.abc import Callable, Iterable
 
 import msgspec
 
-from ldmsjob.attempts import (
-    exact_time,
-    is_after,
-    is_ahead,
-    is_next_init,
-    is_next_step,
-    is_not_before,
-    is_of_earlier,
-    restart_order,
-)
-from ldmsjob.events import (
-    JobEnded,
-    JobEvent,
-    JobSetDeleted,
-    JobStarted,
-    StepEnded,
-    StepStarted,
-    TaskEnded,
-    TaskStarted,
-)
-from ldmsjob.facts import JobFacts, JobKey, Origin, StepFacts, TaskFacts
-from ldmsjob.filling import (
-    announce,
-    complete,
-    complete_task,
-    fill_new,
-    fill_unknown,
-    known_part,
-    lasting_details,
-    new_task,
-)
+from ldmsjob.attempts import is_ahead
+from ldmsjob.events import JobEvent
+from ldmsjob.facts import JobFacts, JobKey, Origin
 from ldmsjob.interfaces import IStats
-from ldmsjob.jobs import Change, Job, Task
+from ldmsjob.jobroom import JobRoom
+from ldmsjob.jobrules import JobRules
+from ldmsjob.jobs import Change, Job
+from ldmsjob.knownjobs import KnownJobs
 from ldmsjob.limits import Limits
-from ldmsjob.notices import (
-    OPENING,
-    JobExit,
-    JobInit,
-    Notice,
-    Opening,
-    StepExit,
-    StepInit,
-    TaskExit,
-    TaskInit,
-)
+from ldmsjob.notices import Notice
 from ldmsjob.stats import Stats
-
-UNREPORTED_STATUS = -1
-"""Exit status of a task whose end nobody reported before its job ended."""
-
-
-class State(IntEnum):
-    """Where a job is in its life, as far as this daemon knows."""
-
-    UNKNOWN = 0
-    """Never heard of, or its set is gone."""
-    RUNNING = 1
-    LINGERING = 2
-    """Ended; its set can still be read."""
-
-
-TRANSITIONS: Mapping[type, tuple[str, str, str]] = {
-    # notice:  when unknown,          when running,    when lingering
-    JobInit: ("open", "fill", "next_attempt"),
-    StepInit: ("adopt_by_step", "add_step", "step_after_end"),
-    TaskInit: ("adopt_by_task", "add_task", "task_after_end"),
-    TaskExit: ("count_unknown", "end_task", "fill_late_exit"),
-    StepExit: ("count_unknown", "end_step", "count_late"),
-    JobExit: ("count_unknown", "end_job", "count_repeated_exit"),
-}
-"""For each kind of notice the rule in each ``State``; a rule is the method ``_<name>``."""
-
-_UNKNOWN_COUNTERS = {
-    TaskExit: "task_exit_of_unknown_job",
-    StepExit: "step_exit_of_unknown_job",
-    JobExit: "exit_of_unknown_job",
-}
-
-
-_Event = TypeVar("_Event", bound=JobEvent)
-
-_NOT_COUNTED = Stats()
-"""What recovery counts into: those notices have been counted when they came."""
 
 
 class JobTable:
     """All jobs that run or whose sets linger.
 
     ``stats`` counts what is repeated, late or unknown, by reason, and what is left out because of
-    the ``limits``: ``refused.jobs`` by their job inits, ``refused.job_notices`` that would have
-    begun a job otherwise, ``refused.<limit>``. ``refused`` is called with the limit's name and the
-    job's id.
+    the ``limits``; ``refused`` is called for that: see ``JobRoom``.
     """
 
     def __init__(
@@ -116,22 +36,14 @@ class JobTable:
         refused: Callable[[str, str], None] = lambda limit, job_id: None,
     ) -> None:
         limits = limits or Limits()
-        self._max_jobs = limits.jobs
-        self._max_steps = limits.steps_per_job
-        self._max_nodes = limits.nodes_per_step
-        self._max_tasks = limits.tasks_per_job
-        self._on_refused = refused
         self._stats = stats
-        self._sequence = 0
-        self._origin: Origin = "message"
-        """Of the notice that is being applied."""
-        self._newest: defaultdict[str, dict[str, Job]] = defaultdict(dict)
-        """The last attempt of each job, by resource manager and job id."""
-        self._all: dict[JobKey, Job] = {}
-        self._unknown, self._running, self._lingering = (
-            {kind: getattr(self, f"_{names[state]}") for kind, names in TRANSITIONS.items()}
-            for state in State
-        )
+        self._jobs = KnownJobs()
+        self._room = JobRoom(self._jobs, stats, limits, refused)
+        self._rules = JobRules(self._jobs, self._room, stats)
+        # What is done again was counted and numbered when it came.
+        uncounted = Stats()
+        room = JobRoom(self._jobs, uncounted, limits, refused)
+        self._rules_again = JobRules(self._jobs, room, uncounted)
 
     def apply(
         self,
@@ -149,31 +61,32 @@ class JobTable:
         """
         if origin != "message":
             return self._apply_finding(notice, received_us, resource_manager, origin)
-        job = self._newest[resource_manager].get(notice.job_id)
+        rules = self._rules
+        job = self._jobs.newest[resource_manager].get(notice.job_id)
         time_us = notice.time_us
         if time_us is None:
             time_us = received_us
         if job is None:
-            if len(self._all) >= self._max_jobs and self._is_refused(notice):
+            if not self._room.takes_job(notice):
                 return []
-            return self._unknown[type(notice)](resource_manager, notice, time_us, received_us)
+            return rules.unknown[type(notice)](resource_manager, notice, time_us, received_us)
         if not job.told_plainly:
-            job = self._attempt_meant(job, notice, time_us)
+            job = self._jobs.attempt_meant(job, notice, time_us)
             if job.exit_told_us and is_ahead(job, notice, time_us):
                 self._stats.add("ahead")
                 return []
-        rules = self._lingering if job.ended else self._running
-        return rules[type(notice)](job, notice, time_us, received_us)
+        of_its_state = rules.lingering if job.ended else rules.running
+        return of_its_state[type(notice)](job, notice, time_us, received_us)
 
     def _apply_finding(
         self, notice: Notice, received_us: int, resource_manager: str, origin: Origin
     ) -> list[Change]:
         """The same for a notice that no message brought."""
-        self._origin = origin
+        self._rules.origin = origin
         try:
             changes = self.apply(notice, received_us, resource_manager)
         finally:
-            self._origin = "message"
+            self._rules.origin = "message"
         for change in changes:
             replaced = [msgspec.structs.replace(event, origin=origin) for event in change.events]
             change.events = replaced
@@ -181,31 +94,28 @@ class JobTable:
 
     def find(self, key: JobKey) -> Job | None:
         """The job, while it runs or its set lingers."""
-        return self._all.get(key)
+        return self._jobs.by_key.get(key)
 
     def jobs(self) -> list[Job]:
         """All of them, in the order in which this daemon heard of them."""
-        return list(self._all.values())
+        return list(self._jobs.by_key.values())
 
     def running(self) -> list[Job]:
         """Those that have not ended."""
-        return [job for job in self._all.values() if not job.ended]
+        return [job for job in self._jobs.by_key.values() if not job.ended]
 
     def forget(self, job: Job) -> None:
         """Remember nothing of a job whose set is gone."""
-        self._all.pop(job.key, None)
-        newest = self._newest[job.key.resource_manager]
-        if newest.get(job.key.job_id) is job:
-            del newest[job.key.job_id]
+        self._jobs.forget(job)
 
     @property
     def last_sequence(self) -> int:
         """The number of the last event posted; set it before the first one is."""
-        return self._sequence
+        return self._rules.sequence
 
     @last_sequence.setter
     def last_sequence(self, number: int) -> None:
-        self._sequence = number
+        self._rules.sequence = number
 
     def recover(
         self,
@@ -218,7 +128,7 @@ class JobTable:
 
         Attempts of a job come in order, all of them before any is relived.
         """
-        job = self._new_job(key, start_us, adopted)
+        job = self._jobs.begin(key, start_us, adopted)
         job.recovered = True
         job.uid, job.gid, job.user, job.details = facts.uid, facts.gid, facts.user, facts.details
         return job
@@ -231,31 +141,25 @@ class JobTable:
         None stands for what another attempt's notice has meant for this one: its end, at
         ``end_us``. Nothing is posted or counted.
         """
-        stats, self._stats = self._stats, _NOT_COUNTED
-        sequence = self._sequence
-        try:
-            for received_us, notice, origin in notices:
-                if notice is None:
-                    if not job.ended:
-                        self._end_attempt(job, end_us or received_us, received_us, "implied")
-                    continue
-                # Which attempt it meant was decided when it came.
-                self._origin = origin
-                time_us = notice.time_us if notice.time_us is not None else received_us
-                rules = self._lingering if job.ended else self._running
-                for change in rules[type(notice)](job, notice, time_us, received_us):
-                    if change.job is not job:
-                        self._forget_imagined(change.job, job)
-        finally:
-            self._origin = "message"
-            self._stats = stats
-            self._sequence = sequence
+        rules = self._rules_again
+        for received_us, notice, origin in notices:
+            if notice is None:
+                if not job.ended:
+                    rules.end_attempt(job, end_us or received_us, received_us, "implied")
+                continue
+            # Which attempt it meant was decided when it came.
+            rules.origin = origin
+            time_us = notice.time_us if notice.time_us is not None else received_us
+            of_its_state = rules.lingering if job.ended else rules.running
+            for change in of_its_state[type(notice)](job, notice, time_us, received_us):
+                if change.job is not job:
+                    self._forget_imagined(change.job, job)
 
     def _forget_imagined(self, imagined: Job, job: Job) -> None:
         """A notice that is understood in another way than by the daemon that got it makes no
         attempt that nobody was told of."""
-        self.forget(imagined)
-        self._newest[job.key.resource_manager].setdefault(job.key.job_id, job)
+        self._jobs.forget(imagined)
+        self._jobs.newest[job.key.resource_manager].setdefault(job.key.job_id, job)
 
     def started_events(self, job: Job, received_us: int) -> list[JobEvent]:
         """Start events of the job and of its open steps and tasks, for a new subscriber.
@@ -263,7 +167,7 @@ class JobTable:
         Their origin is ``replay``, or ``recovery`` when the job was recovered, and their sequence
         number that of the last event posted.
         """
-        return job.started_events(self._sequence, received_us)
+        return job.started_events(self._rules.sequence, received_us)
 
     def describe(
         self,
@@ -281,444 +185,3 @@ class JobTable:
                 change.described = True
                 job.known_facts = None
         return change
-
-    # Limits
-
-    def _is_full(self, notice: Opening) -> bool:
-        """Whether there is no room for the attempt that would begin; counted."""
-        return len(self._all) >= self._max_jobs and self._is_refused(notice)
-
-    def _is_refused(self, notice: Notice) -> bool:
-        """Whether a notice would begin a job for which there is no room; counted."""
-        if type(notice) not in OPENING:
-            return False
-        self._stats.add(f"refused.{'jobs' if type(notice) is JobInit else 'job_notices'}")
-        self._on_refused("jobs", notice.job_id)
-        return True
-
-    def _has_room(self, job: Job, notice: TaskInit | TaskExit | StepInit) -> bool:
-        """Whether one more task, or step, of that job is taken; counted when it is not."""
-        step = job._steps.get(notice.step_id)
-        if type(notice) is not StepInit and len(job.task_records) >= self._max_tasks:
-            limit = "tasks_per_job"
-        elif step is None and len(job._steps) >= self._max_steps:
-            limit = "steps_per_job"
-        elif (
-            step is not None
-            and len(step.nodes) >= self._max_nodes
-            and notice.node_id not in step.nodes
-        ):
-            limit = "nodes_per_step"
-        else:
-            return True
-        self._stats.add(f"refused.{limit}")
-        self._on_refused(limit, job.key.text)
-        return False
-
-    # Posting
-
-    def _event(
-        self,
-        kind: type[_Event],
-        job: Job,
-        time_us: int,
-        received_us: int,
-        origin: Origin,
-        *detail: StepFacts | TaskFacts,
-    ) -> _Event:
-        """The next event. The rules that most notices meet make theirs themselves."""
-        self._sequence = sequence = self._sequence + 1
-        return kind(job.key, job, job.facts, sequence, time_us, received_us, origin, *detail)
-
-    # Opening
-
-    def _new_job(self, key: JobKey, time_us: int, adopted: bool) -> Job:
-        job = Job(key, time_us, adopted)
-        if key.attempt > 1:
-            job.told_plainly = False
-            earlier = self._earlier(job)
-            if earlier is not None and not is_after(time_us, earlier.exit_told_us):
-                job.exit_told_us = earlier.exit_told_us  # it was this attempt's
-        self._all[key] = self._newest[key.resource_manager][key.job_id] = job
-        return job
-
-    def _open(
-        self,
-        resource_manager: str,
-        notice: JobInit,
-        time_us: int,
-        received_us: int,
-        attempt: int = 1,
-    ) -> list[Change]:
-        """Job init of a job that is not running: it starts."""
-        key = JobKey(resource_manager, notice.job_id, attempt)
-        job = self._new_job(key, time_us, self._origin != "message")
-        fill_new(job, notice, time_us)
-        self._sequence = sequence = self._sequence + 1
-        facts = job.new_facts()
-        event = JobStarted(key, job, facts, sequence, time_us, received_us, "message")
-        return [Change(job, [event], (), True, False, True, True)]
-
-    def _adopt(self, resource_manager: str, job_id: str, time_us: int) -> Change:
-        """A job whose start this daemon did not see."""
-        job = self._new_job(JobKey(resource_manager, job_id), time_us, True)
-        return Change(job, opened=True, filled=True)
-
-    def _adopt_by_step(
-        self, resource_manager: str, notice: StepInit, time_us: int, received_us: int
-    ) -> list[Change]:
-        """Step init of a job whose start this daemon did not see."""
-        change = self._adopt(resource_manager, notice.job_id, time_us)
-        return self._begin_adopted_by_step(change, notice, time_us, received_us)
-
-    def _begin_adopted_by_step(
-        self, change: Change, notice: StepInit, time_us: int, received_us: int
-    ) -> list[Change]:
-        job = change.job
-        step = announce(change, notice, time_us)
-        change.events = [
-            self._event(JobStarted, job, time_us, received_us, "implied"),
-            self._event(StepStarted, job, time_us, received_us, "message", step.facts()),
-        ]
-        return [change]
-
-    def _adopt_by_task(
-        self, resource_manager: str, notice: TaskInit, time_us: int, received_us: int
-    ) -> list[Change]:
-        """Task init of a job whose start this daemon did not see."""
-        change = self._adopt(resource_manager, notice.job_id, time_us)
-        return self._begin_adopted_by_task(change, notice, time_us, received_us)
-
-    def _begin_adopted_by_task(
-        self, change: Change, notice: TaskInit, time_us: int, received_us: int
-    ) -> list[Change]:
-        job = change.job
-        fill_unknown(change, notice)
-        task = new_task(job, None, notice, time_us, notice.rank)
-        change.tasks = (task,)
-        change.events = [
-            self._event(JobStarted, job, time_us, received_us, "implied"),
-            self._event(TaskStarted, job, time_us, received_us, "message", task.facts()),
-        ]
-        return [change]
-
-    def _next_change(self, old: Job, time_us: int) -> Change:
-        """A further attempt, adopted: who owns it is known from the earlier one."""
-        job = self._new_job(self._next_key(old), time_us, True)
-        job.uid, job.gid, job.user = old.uid, old.gid, old.user
-        job.details = lasting_details(old)
-        return Change(job, opened=True, described=True, filled=True)
-
-    def _attempt_meant(self, job: Job, notice: Notice, time_us: int) -> Job:
-        """The newest attempt, or one before it for a notice that comes late."""
-        earlier = self._earlier(job)
-        while earlier is not None and is_of_earlier(job, earlier, notice, time_us):
-            job, earlier = earlier, self._earlier(earlier)
-        return job
-
-    def _is_newest(self, job: Job) -> bool:
-        return self._newest[job.key.resource_manager].get(job.key.job_id) is job
-
-    def _earlier(self, job: Job) -> Job | None:
-        """The attempt before, while its set lingers."""
-        key = job.key
-        return self._all.get(JobKey(key.resource_manager, key.job_id, key.attempt - 1))
-
-    @staticmethod
-    def _next_key(old: Job) -> JobKey:
-        return JobKey(old.key.resource_manager, old.key.job_id, old.key.attempt + 1)
-
-    # Rules for a running job
-
-    def _fill(self, job: Job, notice: JobInit, time_us: int, received_us: int) -> list[Change]:
-        """Job init of a running job, e.g. of its second node; or of a run whose forerunner's end
-        was lost, which only a restart count or a node that starts again can tell."""
-        order = restart_order(job, notice.details)
-        if order == 1 or (order is None and _starts_again(job, notice, time_us)):
-            changes = self._end_attempt(job, time_us, received_us, "implied")
-            if self._is_full(notice):
-                return changes
-            return changes + self._open_next(job, notice, time_us, received_us)
-        if order == -1:
-            self._stats.add("late")
-            return []
-        self._stats.add("repeated_init")
-        return complete(job, notice, time_us)
-
-    def _add_step(self, job: Job, notice: StepInit, time_us: int, received_us: int) -> list[Change]:
-        """A new step, a further node of a known one, a repetition, or a run that we missed."""
-        step = job._steps.get(notice.step_id)
-        part = step.nodes.get(notice.node_id) if step is not None else None
-        order = None
-        if notice.details is not None or notice.node is not None:
-            order = restart_order(job, notice.details)
-            if order == -1:
-                self._stats.add("late")
-                return []
-            if order is None and _starts_again(job, notice, time_us):
-                order = 1
-        if order == 1 or (order is None and part is not None and is_next_step(part, time_us)):
-            changes = self._end_attempt(job, time_us, received_us, "implied")
-            if self._is_full(notice):
-                return changes
-            change = self._next_change(job, time_us)
-            return changes + self._begin_adopted_by_step(change, notice, time_us, received_us)
-        if part is not None and part.start_us is not None:
-            self._stats.add("repeated_step")
-            return complete(job, notice, time_us)
-        maybe_full = step is not None or len(job._steps) >= self._max_steps
-        if part is None and maybe_full and not self._has_room(job, notice):
-            return []
-        change = Change(job, filled=True)
-        first = step is None or not step.started
-        step = announce(change, notice, time_us)
-        if first:
-            self._sequence = sequence = self._sequence + 1
-            facts, detail = job.new_facts(), step.facts()
-            change.events.append(
-                StepStarted(job.key, job, facts, sequence, time_us, received_us, "message", detail)
-            )
-        return [change]
-
-    def _add_task(self, job: Job, notice: TaskInit, time_us: int, received_us: int) -> list[Change]:
-        """A new task, a repetition, or a task of a run whose beginning we missed."""
-        step = job._steps.get(notice.step_id)
-        part = step.nodes.get(notice.node_id) if step is not None else None
-        task = part.tasks.get(notice.task_id) if part is not None else None
-        if task is None:
-            maybe_full = part is None or len(job.task_records) >= self._max_tasks
-            if maybe_full and not self._has_room(job, notice):
-                return []
-            events: list[JobEvent] = []
-            task = new_task(job, part, notice, time_us, notice.rank)
-            change = Change(job, events, (task,))
-            if job.uid is None or job.gid is None or job.local_tasks is None:
-                fill_unknown(change, notice)
-            self._sequence = sequence = self._sequence + 1
-            facts, detail = job.known_facts or job.new_facts(), task.facts()
-            events.append(
-                TaskStarted(job.key, job, facts, sequence, time_us, received_us, "message", detail)
-            )
-            return [change]
-        if task.is_other_run(notice, time_us):
-            changes = self._end_attempt(job, time_us, received_us, "implied")
-            if self._is_full(notice):
-                return changes
-            change = self._next_change(job, time_us)
-            return changes + self._begin_adopted_by_task(change, notice, time_us, received_us)
-        self._stats.add("repeated_task")
-        return complete_task(job, task, notice, time_us)
-
-    def _end_task(self, job: Job, notice: TaskExit, time_us: int, received_us: int) -> list[Change]:
-        """A task's end; that of a task whose start we missed; or one of an earlier attempt."""
-        step = job._steps.get(notice.step_id)
-        part = step.nodes.get(notice.node_id) if step is not None else None
-        task = part.tasks.get(notice.task_id) if part is not None else None
-        if task is not None and task.reported:
-            self._stats.add("repeated_task_exit")
-            return []
-        if task is None or (notice.pid is not None and notice.pid != task.pid):
-            earlier = self._earlier(job)
-            if earlier is not None:
-                old = earlier.find_task(notice.step_id, notice.node_id, notice.task_id)
-                if old is not None and old.pid is not None and old.pid == notice.pid:
-                    return self._fill_late_exit(earlier, notice, time_us, received_us)
-            if task is not None and task.start_us is not None and is_after(task.start_us, time_us):
-                self._stats.add("late")
-                return []
-        events: list[JobEvent] = []
-        if task is None:
-            if not self._has_room(job, notice):
-                return []
-            task = new_task(job, part, notice, None, None)
-            started = self._event(TaskStarted, job, time_us, received_us, "implied", task.facts())
-            events.append(started)
-        task.close(time_us, notice.exit_status, True)
-        self._sequence = sequence = self._sequence + 1
-        facts, detail = job.known_facts or job.new_facts(), task.facts()
-        events.append(
-            TaskEnded(job.key, job, facts, sequence, time_us, received_us, "message", detail)
-        )
-        return [Change(job, events, (task,))]
-
-    def _end_step(self, job: Job, notice: StepExit, time_us: int, received_us: int) -> list[Change]:
-        """A node's part of a step is over; the step, when it was the last known node."""
-        step, part = known_part(job, notice)
-        if step is None or part is None:
-            self._stats.add("step_exit_of_unknown_step")
-            return []
-        if part.exit_us is not None:
-            self._stats.add("repeated_step_exit")
-            return []
-        if part.start_us is not None and is_after(part.start_us, time_us):
-            self._stats.add("late")
-            return []
-        part.exit_us = time_us
-        if not step.open or any(each.exit_us is None for each in step.nodes.values()):
-            return [Change(job)]
-        step.end_us = time_us
-        event = self._event(StepEnded, job, time_us, received_us, "message", step.facts())
-        return [Change(job, [event])]
-
-    def _end_job(self, job: Job, notice: JobExit, time_us: int, received_us: int) -> list[Change]:
-        """The end of the last node that started the job; the first end, if no notice named any."""
-        nodes = job.nodes
-        if nodes is None:
-            if notice.node is not None and not job.adopted and is_after(job.start_us, time_us):
-                self._stats.add("late")
-                return []
-        elif notice.node is not None:
-            counter = nodes.end(notice.node, time_us)
-            if counter:
-                self._stats.add(counter)
-                return [Change(job)]
-            if not nodes.all_ended:
-                job.take_exit_status(notice.exit_status)
-                return [Change(job)]
-            time_us = nodes.end_us
-        elif self._origin == "message":
-            self._stats.add("exit_without_node")
-            job.exit_told_us = time_us
-            job.told_plainly = False
-            return [Change(job)]
-        if notice.exit_status is not None:
-            job.take_exit_status(notice.exit_status)
-        return self._end_attempt(job, time_us, received_us, "message")
-
-    def _end_attempt(
-        self, job: Job, time_us: int, received_us: int, origin: Origin
-    ) -> list[Change]:
-        # An implied end is only the time at which it was noticed.
-        job.over_us = job.last_sign_us() if origin == "implied" else time_us
-        key, sequence = job.key, self._sequence
-        tasks: list[Task] = []
-        events: list[JobEvent] = []
-        for task in job.task_records:
-            if task.end_us is None:
-                task.close(time_us, UNREPORTED_STATUS, False)
-                tasks.append(task)
-                sequence += 1
-                facts, its = job.known_facts or job.new_facts(), task.facts()
-                events.append(
-                    TaskEnded(key, job, facts, sequence, time_us, received_us, "implied", its)
-                )
-        for step in job._steps.values():
-            if step.started and step.end_us is None:
-                step.end_us = time_us
-                sequence += 1
-                facts, part = job.known_facts or job.new_facts(), step.facts()
-                events.append(
-                    StepEnded(key, job, facts, sequence, time_us, received_us, "implied", part)
-                )
-        job.ended = True
-        job.end_us = time_us
-        facts = job.new_facts()
-        events.append(JobEnded(key, job, facts, sequence + 1, time_us, received_us, origin))
-        events.append(JobSetDeleted(key, job, facts, sequence + 2, time_us, received_us, origin))
-        self._sequence = sequence + 2
-        return [Change(job, events, tasks, False, True, False, True)]
-
-    # Rules for a job whose set lingers
-
-    def _next_attempt(
-        self, job: Job, notice: JobInit, time_us: int, received_us: int
-    ) -> list[Change]:
-        """The job was requeued; or an init of this attempt is repeated, or comes late."""
-        order = restart_order(job, notice.details)
-        is_next = order == 1 or (order is None and is_next_init(job, time_us))
-        if is_next and self._is_newest(job):
-            if self._is_full(notice):
-                return []
-            return self._open_next(job, notice, time_us, received_us)
-        self._stats.add("late")
-        return complete(job, notice, time_us) if order != -1 else []
-
-    def _open_next(self, job: Job, notice: JobInit, time_us: int, received_us: int) -> list[Change]:
-        key = self._next_key(job)
-        return self._open(key.resource_manager, notice, time_us, received_us, key.attempt)
-
-    def _step_after_end(
-        self, job: Job, notice: StepInit, time_us: int, received_us: int
-    ) -> list[Change]:
-        """A requeued job whose init is missing, or a notice that comes late."""
-        order = restart_order(job, notice.details)
-        if order is None:
-            _step, part = known_part(job, notice)
-            repeated = part is not None and part.start_us == time_us
-            if not repeated and is_not_before(time_us, job.over_us):
-                order = 1
-        if order == 1 and self._is_newest(job):
-            if self._is_full(notice):
-                return []
-            change = self._next_change(job, time_us)
-            return self._begin_adopted_by_step(change, notice, time_us, received_us)
-        self._stats.add("late")
-        return complete(job, notice, time_us) if order != -1 else []
-
-    def _task_after_end(
-        self, job: Job, notice: TaskInit, time_us: int, received_us: int
-    ) -> list[Change]:
-        """A requeued job whose init is missing, or a notice that comes late."""
-        task = job.find_task(notice.step_id, notice.node_id, notice.task_id)
-        repeated = task is not None and (notice.pid is None or notice.pid == task.pid)
-        if not repeated and is_not_before(time_us, job.over_us) and self._is_newest(job):
-            if self._is_full(notice):
-                return []
-            change = self._next_change(job, time_us)
-            return self._begin_adopted_by_task(change, notice, time_us, received_us)
-        self._stats.add("late")
-        if task is not None:
-            return complete_task(job, task, notice, time_us) if repeated else []
-        if not self._has_room(job, notice):
-            return []
-        _step, part = known_part(job, notice)
-        task = new_task(job, part, notice, time_us, notice.rank)
-        task.close(job.end_us or time_us, UNREPORTED_STATUS, False)
-        return [Change(job, tasks=(task,))]
-
-    def _fill_late_exit(
-        self, job: Job, notice: TaskExit, time_us: int, received_us: int
-    ) -> list[Change]:
-        """The true end of a task that its job's end had closed. No event follows a set deletion."""
-        self._stats.add("late")
-        task = job.find_task(notice.step_id, notice.node_id, notice.task_id)
-        if task is None or task.reported:
-            return []
-        task.close(time_us, notice.exit_status, True)
-        return [Change(job, tasks=(task,))]
-
-    # Counting only
-
-    def _count_unknown(
-        self, resource_manager: str, notice: Notice, time_us: int, received_us: int
-    ) -> list[Change]:
-        self._stats.add(_UNKNOWN_COUNTERS[type(notice)])
-        return []
-
-    def _count_late(
-        self, job: Job, notice: StepExit, time_us: int, received_us: int
-    ) -> list[Change]:
-        self._stats.add("late")
-        return []
-
-    def _count_repeated_exit(
-        self, job: Job, notice: JobExit, time_us: int, received_us: int
-    ) -> list[Change]:
-        """Which may still know the job's status, and its end better."""
-        self._stats.add("repeated_exit")
-        if job.nodes is not None:
-            if notice.node is None:
-                job.exit_told_us = time_us
-            elif not job.nodes.end(notice.node, time_us):
-                job.over_us = exact_time(job.over_us, max(job.over_us, time_us))
-        change = Change(job)
-        if job.exit_status is None and notice.exit_status is not None:
-            job.take_exit_status(notice.exit_status)
-            change.filled = True
-        return [change] if change.filled or job.nodes is not None else []
-
-
-def _starts_again(job: Job, notice: JobInit | StepInit, time_us: int) -> bool:
-    """Whether the notice's node has ended the job before it starts it here."""
-    nodes = job.nodes
-    return nodes is not None and notice.node is not None and nodes.is_restart(notice.node, time_us)

@@ -1,8 +1,8 @@
 """What a job manager plugin tells the core: six kinds of typed, validated notice.
 
 A plugin turns the words of its resource manager into these and hands them to
-``IJobManagerContext.apply``. The core decides what they mean (``jobs.py``): they may be repeated,
-late, out of order, or the first that anybody hears of a job.
+``IJobManagerContext.apply``. The core decides what they mean (``jobrules.py``): they may be
+repeated, late, out of order, or the first that anybody hears of a job.
 
 ``None`` means "not said". Times are microseconds since the epoch; without one the time of receipt
 counts. ``job_id`` is the resource manager's own id as text, see ``check_opening``.

@@ -1,4 +1,4 @@
-"""Tests of ldmsjob.jobtable: every cell of the transition table, and its invariants."""
+"""Tests of ldmsjob.jobtable: every cell of the transition table (jobrules), and its invariants."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.events import JobEvent, JobStarted
 from ldmsjob.facts import JobDetails, JobKey
+from ldmsjob.jobrules import TRANSITIONS, State
 from ldmsjob.jobs import Job
-from ldmsjob.jobtable import TRANSITIONS, JobTable, State
+from ldmsjob.jobtable import JobTable
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.stats import Stats
 

@@ -134,7 +134,7 @@ class JournalTests(SynchronousTestCase):
         """Jobs that run come back with what was accepted; ended ones do not; numbers go on."""
         self.run_job("1")
         self.accept(JobInit("2", uid=5), TaskInit("2", 0, 0, 0, pid=78))
-        last = self.table._sequence
+        last = self.table.last_sequence
         self.again()
         (stored,) = self.journal.recoverable(self.now_us())
         self.assertEqual((stored.key.job_id, stored.key.attempt, stored.adopted), ("2", 1, False))
@@ -189,7 +189,7 @@ class JournalTests(SynchronousTestCase):
         self.run_job("2")
         self.clock.advance(DAY / 2)
         self.run_job("3")
-        last = self.table._sequence
+        last = self.table.last_sequence
         self.clock.advance(DAY / 2 + TIDY_SECONDS)
         jobs = self.rows("SELECT job_id FROM jobs ORDER BY job")
         self.assertEqual(jobs, [("1",), ("3",)])
