@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ldmsjob.wire.connection import LdmsConnection
-from ldmsjob.wire.events import Credential, LinkUp, ReturnCredit, WireCommand, WireEvent
+from ldmsjob.wire.events import (
+    Credential,
+    CreditReturned,
+    LinkUp,
+    ReturnCredit,
+    WireCommand,
+    WireEvent,
+)
 from ldmsjob.wire.events import Message as WireMessage
+from ldmsjob.wire.setevents import ReadsWanted
 
 NOW = 1_796_000_000_123_456
 ROOT = Credential(0, 0)
@@ -84,3 +92,18 @@ class LinkPair:
         """Let ``end`` return the credit of the messages among ``events``."""
         amounts = [event.credit for event in events if isinstance(event, WireMessage)]
         return self.send(end, ReturnCredit(amounts))
+
+
+def joined(events: list[Any]) -> list[Any]:
+    """Events, with those together that tell of several frames if these come in one read."""
+    result: list[Any] = []
+    for event in events:
+        last = result[-1] if result else None
+        if type(event) is type(last) is CreditReturned and event.rc == last.rc:
+            credit, count = last.credit + event.credit, last.count + event.count
+            result[-1] = CreditReturned(credit, event.rc, count)
+        elif type(event) is type(last) is ReadsWanted:
+            result[-1] = ReadsWanted([*last.reads, *event.reads])
+        else:
+            result.append(event)
+    return result

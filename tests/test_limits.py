@@ -39,8 +39,9 @@ from ldmsjob.transports.memory import MemoryPair
 from ldmsjob.transports.sock import SockTransport
 from ldmsjob.turns import Turn
 from ldmsjob.wire import zap
+from ldmsjob.wire.credit import credit_frame
 from ldmsjob.wire.events import BODY_OVERHEAD, Publish, Refused, ReturnCredit
-from ldmsjob.wire.msg import credit_frame, publish_frame
+from ldmsjob.wire.msg import publish_frame
 from tests.daemons import Rig
 from tests.fake_links import FakeLink
 from tests.fake_sites import FakeSite

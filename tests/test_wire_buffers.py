@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ldmsjob.wire import msg, request, setmessages, xprt, zap
+from ldmsjob.wire import credit, msg, request, setmessages, subscriptions, xprt, zap
 from ldmsjob.wire.buffers import ReceiveBuffer, flat_struct
 
 DECLARATIONS = {
@@ -30,9 +30,9 @@ DECLARATIONS = {
     "FRAGMENT_HEAD": msg.FRAGMENT_HEAD,
     "MESSAGE_FIXED": msg.MESSAGE_FIXED,
     "HOP": msg.HOP,
-    "CREDIT": msg.CREDIT,
-    "SUBSCRIPTION_HEAD": msg.SUBSCRIPTION_HEAD,
-    "SUBSCRIPTION_REPLY_HEAD": msg.SUBSCRIPTION_REPLY_HEAD,
+    "CREDIT": credit.CREDIT,
+    "SUBSCRIPTION_HEAD": subscriptions.SUBSCRIPTION_HEAD,
+    "SUBSCRIPTION_REPLY_HEAD": subscriptions.SUBSCRIPTION_REPLY_HEAD,
     "RECORD_HEAD": request.RECORD_HEAD,
     "ATTRIBUTE_HEAD": request.ATTRIBUTE_HEAD,
 }

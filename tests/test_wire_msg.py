@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import PeerError, PublishError
-from ldmsjob.wire import msg, zap
+from ldmsjob.wire import msg, subscriptions, zap
 from ldmsjob.wire.buffers import Limits, flat_struct
+from ldmsjob.wire.credit import credit_frame, read_credit_run
 from ldmsjob.wire.events import (
     MAX_HOPS,
     MAX_MESSAGE_BYTES,
@@ -80,7 +81,7 @@ class Reading:
     @property
     def credits(self):
         """(credit, rc) of each SEND_QUOTA that was answered."""
-        return [msg.read_credit_run(one, 0, len(one))[2:] for one in self.output]
+        return [read_credit_run(one, 0, len(one))[2:] for one in self.output]
 
 
 class DeclarationTests(SynchronousTestCase):
@@ -116,29 +117,33 @@ class DeclarationTests(SynchronousTestCase):
             "00020000 00000030 00000000 0000000000000000 00000018"
             "0000000000000000 0000000a 00000018 00000030 00000000"
         )
-        self.assertEqual(msg.credit_frame(48), raw)
-        self.assertEqual(msg.read_credit_run(raw, 0, 48), (48, 1, 48, 0))
-        self.assertEqual(msg.credit_frame(0, 95)[-8:].hex(), "000000000000005f")
+        self.assertEqual(credit_frame(48), raw)
+        self.assertEqual(read_credit_run(raw, 0, 48), (48, 1, 48, 0))
+        self.assertEqual(credit_frame(0, 95)[-8:].hex(), "000000000000005f")
 
     def test_run_of_credit(self):
         """Whole frames with one rc are taken together; whatever else there is is left alone."""
-        one, two, refused = msg.credit_frame(7), msg.credit_frame(9), msg.credit_frame(0, 95)
+        one, two, refused = (
+            credit_frame(7),
+            credit_frame(9),
+            credit_frame(0, 95),
+        )
         data = b"?" + one + one + two + one + refused + refused + two
-        at, *taken = msg.read_credit_run(data, 1, len(data))
+        at, *taken = read_credit_run(data, 1, len(data))
         self.assertEqual((at, taken), (1 + 4 * 48, [4, 30, 0]))
-        at, *taken = msg.read_credit_run(data, at, len(data))
+        at, *taken = read_credit_run(data, at, len(data))
         self.assertEqual((at, taken), (1 + 6 * 48, [2, 0, 95]))
-        self.assertEqual(msg.read_credit_run(one + one, 0, 95), (48, 1, 7, 0))
+        self.assertEqual(read_credit_run(one + one, 0, 95), (48, 1, 7, 0))
         for place in (8, 19, 24, 31):
             other = bytearray(one)
             other[place] = 7  # in an xid, which says nothing
             data = one + bytes(other) + one
-            self.assertEqual(msg.read_credit_run(data, 0, 144), (144, 3, 21, 0))
+            self.assertEqual(read_credit_run(data, 0, 144), (144, 3, 21, 0))
         for place in (1, 7, 23, 35, 39):
             other = bytearray(one)
             other[place] ^= 1
-            self.assertEqual(msg.read_credit_run(bytes(other) + one, 0, 96), (0, 0, 0, 0))
-            self.assertEqual(msg.read_credit_run(one + bytes(other), 0, 96), (48, 1, 7, 0))
+            self.assertEqual(read_credit_run(bytes(other) + one, 0, 96), (0, 0, 0, 0))
+            self.assertEqual(read_credit_run(one + bytes(other), 0, 96), (48, 1, 7, 0))
 
     def test_subscriptions(self):
         """Recorded subscriptions are read to what they mean, and built from that again."""
@@ -162,28 +167,28 @@ class DeclarationTests(SynchronousTestCase):
         ]
         for command, text in table:
             raw = bytes.fromhex(text)
-            self.assertEqual(msg.subscription_request(command, raw[:8]), raw)
+            self.assertEqual(subscriptions.subscription_request(command, raw[:8]), raw)
             expected = (command.match.encode(), command.is_regex, getattr(command, "rate", -1))
-            self.assertEqual(msg.read_subscription(b"?" + raw, 1, 1 + len(raw)), expected)
+            self.assertEqual(subscriptions.read_subscription(b"?" + raw, 1, 1 + len(raw)), expected)
 
     def test_match_word_of_a_long_match(self):
         """The highest bit of the length gets lost on the way, so nobody may believe it."""
-        self.assertEqual(msg.match_word(7, False).hex(), "0000000e")
-        self.assertEqual(msg.match_word(300, True).hex(), "01000258")
+        self.assertEqual(subscriptions.match_word(7, False).hex(), "0000000e")
+        self.assertEqual(subscriptions.match_word(300, True).hex(), "01000258")
 
     def test_subscription_replies(self):
         """A recorded reply, both ways."""
         raw = bytes.fromhex("60cf803600000000 0000010b 0000001b 00000000 00000003 4f4b00")
-        self.assertEqual(msg.subscription_reply(raw[:8], 0x10B, 0, "OK"), raw)
-        self.assertEqual(msg.read_subscription_reply(raw, 0, len(raw)), (0, "OK"))
+        self.assertEqual(subscriptions.subscription_reply(raw[:8], 0x10B, 0, "OK"), raw)
+        self.assertEqual(subscriptions.read_subscription_reply(raw, 0, len(raw)), (0, "OK"))
         for bad in (raw[:-1], raw + b"x", raw[:22]):
-            self.assertRaises(PeerError, msg.read_subscription_reply, bad, 0, len(bad))
+            self.assertRaises(PeerError, subscriptions.read_subscription_reply, bad, 0, len(bad))
 
     def test_subscription_without_end(self):
         """A match string must have its NUL inside the request."""
-        raw = msg.subscription_request(Subscribe("x"), bytes(8))
-        self.assertRaises(PeerError, msg.read_subscription, raw + b"\0", 0, len(raw) - 1)
-        self.assertRaises(PeerError, msg.read_subscription, raw, 0, 20)
+        raw = subscriptions.subscription_request(Subscribe("x"), bytes(8))
+        self.assertRaises(PeerError, subscriptions.read_subscription, raw + b"\0", 0, len(raw) - 1)
+        self.assertRaises(PeerError, subscriptions.read_subscription, raw, 0, 20)
 
 
 class PublishTests(SynchronousTestCase):

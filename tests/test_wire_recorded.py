@@ -22,8 +22,8 @@ from ldmsjob.wire.events import (
     SubscribeWanted,
     UnsubscribeWanted,
 )
-from ldmsjob.wire.setevents import DirectoryWanted, ReadsWanted
-from tests.linkpair import NOW, ROOT, connection
+from ldmsjob.wire.setevents import DirectoryWanted
+from tests.linkpair import NOW, ROOT, connection, joined
 from tests.recorded import NAMES, conversation, streams
 
 AUTH_MESSAGES = {"naive": 1, "munge": 1, "ovis": 2}
@@ -249,21 +249,6 @@ class RecordedTests(SynchronousTestCase):
     def test_all_are_there(self):
         """No recording is left out by mistake."""
         self.assertEqual(len(NAMES), 18)
-
-
-def joined(events):
-    """Events, with those together that tell of several frames if these come in one read."""
-    result = []
-    for event in events:
-        last = result[-1] if result else None
-        if type(event) is type(last) is CreditReturned and event.rc == last.rc:
-            credit, count = last.credit + event.credit, last.count + event.count
-            result[-1] = CreditReturned(credit, event.rc, count)
-        elif type(event) is type(last) is ReadsWanted:
-            result[-1] = ReadsWanted([*last.reads, *event.reads])
-        else:
-            result.append(event)
-    return result
 
 
 class CuttingTests(SynchronousTestCase):

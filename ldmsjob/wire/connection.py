@@ -21,6 +21,7 @@ from ldmsjob.errors import PeerError
 from ldmsjob.wire import msg, xprt, zap
 from ldmsjob.wire.allowance import NOBODY, Allowance
 from ldmsjob.wire.buffers import Limits, ReceiveBuffer
+from ldmsjob.wire.credit import credit_frame, read_credit_run
 from ldmsjob.wire.events import (
     UNLIMITED,
     AnswerDaemonRequest,
@@ -226,7 +227,7 @@ class LdmsConnection:
                     if enabled:
                         at = reader.read_run(data, at, end, now_us, events)
                     if at < end:
-                        at, count, credit, rc = msg.read_credit_run(data, at, end)
+                        at, count, credit, rc = read_credit_run(data, at, end)
                         if count:
                             self._credit_returned(count, credit, rc, events)
                             continue
@@ -452,9 +453,7 @@ class LdmsConnection:
             self._output.append(frames)
         elif isinstance(command, ReturnCredit):
             rc = command.rc
-            self._output.append(
-                b"".join([msg.credit_frame(amount, rc) for amount in command.amounts])
-            )
+            self._output.append(b"".join([credit_frame(amount, rc) for amount in command.amounts]))
         elif isinstance(command, Publish):
             frame = msg.publish_frame(command, self._number, now_us)
             self.allowance.spend(len(frame) - msg.TAG_AT, now_us)

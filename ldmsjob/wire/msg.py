@@ -1,4 +1,4 @@
-"""The message service's part of the wire: messages, credit, subscriptions (docs/wire.md, Messages).
+"""Messages on the wire (docs/wire.md, Messages).
 
 ``MessageReader`` is the hot path of the daemon: one unpacking per frame, no object but the message.
 """
@@ -9,12 +9,13 @@ import errno
 from collections.abc import Sequence
 from functools import lru_cache
 
-from construct import Bytes, Int8ub, Int16ub, Int32sb, Int32ub, Int64sb, Int64ub, Padding
+from construct import Bytes, Int8ub, Int16ub, Int32ub, Int64sb, Int64ub, Padding
 from construct import Struct as Declaration
 
 from ldmsjob.errors import PeerError, PublishError
 from ldmsjob.permissions import may_publish
 from ldmsjob.wire.buffers import Limits, flat_struct
+from ldmsjob.wire.credit import credit_frame
 from ldmsjob.wire.events import (
     BODY_OVERHEAD,
     MAX_HOPS,
@@ -25,13 +26,10 @@ from ldmsjob.wire.events import (
     Publish,
     Refused,
     SourceAddress,
-    Subscribe,
-    Unsubscribe,
     WireEvent,
 )
-from ldmsjob.wire.xprt import MSG, MSG_SUB, MSG_UNSUB, NO_XID, REPLY_HEAD, REQUEST_HEAD, SEND_QUOTA
-from ldmsjob.wire.zap import COUNTED_HEAD, MAX_FRAME, NO_CTXT, SENDRECV
-from ldmsjob.wire.zap import NO_XID as NO_FRAME_XID
+from ldmsjob.wire.xprt import MSG, REQUEST_HEAD
+from ldmsjob.wire.zap import COUNTED_HEAD, MAX_FRAME, SENDRECV
 
 MORE = 1
 """Fragment flag: this is not the last one."""
@@ -75,11 +73,6 @@ HOP = Declaration(
 )
 """One of ``MAX_HOPS + 1`` records between the fixed part and the channel name. The first one is the
 publisher's."""
-CREDIT = Declaration(*REQUEST_HEAD.subcons, "credit" / Int32ub, "rc" / Int32sb)
-SUBSCRIPTION_HEAD = Declaration(*REQUEST_HEAD.subcons, "word" / Bytes(4), "rate" / Int64sb)
-"""MSG_SUB and MSG_UNSUB in front of the match string. See ``match_word``."""
-SUBSCRIPTION_REPLY_HEAD = Declaration(*REPLY_HEAD.subcons, "text_len" / Int32ub)
-
 _FAST = flat_struct(
     COUNTED_HEAD,
     FRAGMENT_HEAD,
@@ -109,16 +102,6 @@ _FRAGMENT = flat_struct(FRAGMENT_HEAD, only=("family", "port", "address", "numbe
 _SOURCE = flat_struct(SOURCE)
 _MESSAGE = flat_struct(MESSAGE_FIXED, only=("body_len", "type", "uid", "gid", "perm", "hop_count"))
 _TAG_HASH = flat_struct(MESSAGE_FIXED, only=("tag_hash",))
-_CREDIT_FRAME = flat_struct(COUNTED_HEAD, CREDIT)
-_CREDITS = flat_struct(
-    Declaration("head" / Bytes(COUNTED_HEAD.sizeof() + REQUEST_HEAD.sizeof()), *CREDIT.subcons[-2:])
-)
-_CREDIT_LENGTHS = flat_struct(
-    *(COUNTED_HEAD, REQUEST_HEAD), only=("kind", "length", "data_len", "command", "request_len")
-)
-_SUBSCRIPTION = flat_struct(SUBSCRIPTION_HEAD)
-_SUBSCRIPTION_REPLY = flat_struct(SUBSCRIPTION_REPLY_HEAD)
-
 _SOURCE_AT = REQUEST_HEAD.sizeof()
 _HOPS_AT = MESSAGE_FIXED.sizeof()
 _HOP_BYTES = HOP.sizeof()
@@ -128,93 +111,7 @@ _SOURCES_AT = _FRAGMENT_AT + _SOURCE_AT, _MESSAGE_AT
 TAG_AT = _MESSAGE_AT + BODY_OVERHEAD
 """Where the channel name of an unfragmented message begins in its frame."""
 _TAG_AT = TAG_AT - _FRAGMENT_AT  # in the payload
-_CREDIT_BYTES = _CREDIT_FRAME.size
-_CREDIT_PAYLOAD = _CREDIT_BYTES - _FRAGMENT_AT
 _HASH_PRIME = 0x0100_0193
-
-
-# Credit
-
-
-@lru_cache(maxsize=4096)
-def credit_frame(credit: int, rc: int = 0) -> bytes:
-    """The SEND_QUOTA frame that returns ``credit`` bytes."""
-    head = (SENDRECV, 0, _CREDIT_BYTES, NO_FRAME_XID, NO_CTXT, _CREDIT_PAYLOAD)
-    return _CREDIT_FRAME.pack(*head, NO_XID, SEND_QUOTA, _CREDIT_PAYLOAD, credit, rc)
-
-
-_CREDIT_HEAD = credit_frame(0)[: _CREDIT_LENGTHS.size]
-"""In front of the credit, as C programs and we send it."""
-
-
-def read_credit_run(data: bytes, at: int, end: int) -> tuple[int, int, int, int]:
-    """The whole SEND_QUOTA frames that begin at ``at`` and have one rc: where they end, how many
-    there are, the credit of all of them, and that rc. None where something else begins."""
-    count = credit = rc = 0
-    whole = memoryview(data)[at : end - (end - at) % _CREDIT_BYTES]
-    for head, amount, error in _CREDITS.iter_unpack(whole):
-        if (head != _CREDIT_HEAD and not _is_credit(head)) or (count and error != rc):
-            break
-        count += 1
-        credit += amount
-        rc = error
-    return at + count * _CREDIT_BYTES, count, credit, rc
-
-
-def _is_credit(head: bytes) -> bool:
-    """Whether that is in front of the credit of a SEND_QUOTA frame, though with xids."""
-    return _CREDIT_LENGTHS.unpack(head) == _CREDIT_LENGTHS.unpack(_CREDIT_HEAD)
-
-
-# Subscriptions
-
-
-def match_word(length: int, is_regex: bool) -> bytes:
-    """The odd word in front of a match string of ``length`` bytes, its NUL included.
-
-    It is little-endian and holds the byte-swapped length above the flag, so that the length's
-    highest bit gets lost.
-    """
-    swapped = int.from_bytes(length.to_bytes(4, "big"), "little")
-    return (((swapped << 1) & 0xFFFF_FFFF) | is_regex).to_bytes(4, "little")
-
-
-def subscription_request(command: Subscribe | Unsubscribe, xid: bytes) -> bytes:
-    """A MSG_SUB or MSG_UNSUB. Raises ``PublishError`` (rc 22) for text that cannot be sent."""
-    match = wire_text(command.match)
-    code, rate = (MSG_SUB, command.rate) if isinstance(command, Subscribe) else (MSG_UNSUB, -1)
-    word = match_word(len(match), command.is_regex)
-    return _SUBSCRIPTION.pack(xid, code, _SUBSCRIPTION.size + len(match), word, rate) + match
-
-
-def read_subscription(data: bytes, at: int, stop: int) -> tuple[bytes, bool, int]:
-    """Match string without its NUL, regex flag and rate of a MSG_SUB or MSG_UNSUB.
-
-    The string ends at its NUL; nobody believes the length in the word.
-    """
-    start = at + _SUBSCRIPTION.size
-    end = data.find(b"\0", start, stop)
-    if end < 0:
-        raise PeerError("subscription without an end")
-    word, rate = _SUBSCRIPTION.unpack_from(data, at)[-2:]
-    return data[start:end], bool(word[0] & 1), rate
-
-
-def subscription_reply(xid: bytes, command: int, rc: int, text: str) -> bytes:
-    """A MSG_SUB_REPLY or MSG_UNSUB_REPLY."""
-    encoded = wire_text(text)
-    size = _SUBSCRIPTION_REPLY.size + len(encoded)
-    return _SUBSCRIPTION_REPLY.pack(xid, command, size, rc, len(encoded)) + encoded
-
-
-def read_subscription_reply(data: bytes, at: int, stop: int) -> tuple[int, str]:
-    """rc and text of a MSG_SUB_REPLY or MSG_UNSUB_REPLY."""
-    start = at + _SUBSCRIPTION_REPLY.size
-    if start <= stop:
-        rc, size = _SUBSCRIPTION_REPLY.unpack_from(data, at)[-2:]
-        if size == stop - start:
-            return rc, data[start:stop].partition(b"\0")[0].decode("utf-8", "replace")
-    raise PeerError("subscription reply whose length is wrong")
 
 
 # Sending messages

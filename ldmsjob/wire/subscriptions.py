@@ -1,11 +1,16 @@
-"""What one connection remembers about subscriptions to messages (docs/wire.md, Messages)."""
+"""Subscriptions to messages: their bytes, and what one connection remembers of them (docs/wire.md,
+Messages)."""
 
 from __future__ import annotations
 
 import errno
 
-from ldmsjob.wire import msg, xprt, zap
-from ldmsjob.wire.buffers import Limits
+from construct import Bytes, Int32ub, Int64sb
+from construct import Struct as Declaration
+
+from ldmsjob.errors import PeerError
+from ldmsjob.wire import xprt, zap
+from ldmsjob.wire.buffers import Limits, flat_struct
 from ldmsjob.wire.events import (
     AnswerSubscribe,
     AnswerUnsubscribe,
@@ -18,8 +23,66 @@ from ldmsjob.wire.events import (
     UnsubscribeWanted,
     WireEvent,
 )
+from ldmsjob.wire.msg import wire_text
+
+SUBSCRIPTION_HEAD = Declaration(*xprt.REQUEST_HEAD.subcons, "word" / Bytes(4), "rate" / Int64sb)
+"""MSG_SUB and MSG_UNSUB in front of the match string. See ``match_word``."""
+SUBSCRIPTION_REPLY_HEAD = Declaration(*xprt.REPLY_HEAD.subcons, "text_len" / Int32ub)
+
+_SUBSCRIPTION = flat_struct(SUBSCRIPTION_HEAD)
+_SUBSCRIPTION_REPLY = flat_struct(SUBSCRIPTION_REPLY_HEAD)
 
 _CODES = frozenset((xprt.MSG_SUB, xprt.MSG_UNSUB, xprt.MSG_SUB_REPLY, xprt.MSG_UNSUB_REPLY))
+
+
+def match_word(length: int, is_regex: bool) -> bytes:
+    """The odd word in front of a match string of ``length`` bytes, its NUL included.
+
+    It is little-endian and holds the byte-swapped length above the flag, so that the length's
+    highest bit gets lost.
+    """
+    swapped = int.from_bytes(length.to_bytes(4, "big"), "little")
+    return (((swapped << 1) & 0xFFFF_FFFF) | is_regex).to_bytes(4, "little")
+
+
+def subscription_request(command: Subscribe | Unsubscribe, xid: bytes) -> bytes:
+    """A MSG_SUB or MSG_UNSUB. Raises ``PublishError`` (rc 22) for text that cannot be sent."""
+    match = wire_text(command.match)
+    code, rate = (
+        (xprt.MSG_SUB, command.rate) if isinstance(command, Subscribe) else (xprt.MSG_UNSUB, -1)
+    )
+    word = match_word(len(match), command.is_regex)
+    return _SUBSCRIPTION.pack(xid, code, _SUBSCRIPTION.size + len(match), word, rate) + match
+
+
+def read_subscription(data: bytes, at: int, stop: int) -> tuple[bytes, bool, int]:
+    """Match string without its NUL, regex flag and rate of a MSG_SUB or MSG_UNSUB.
+
+    The string ends at its NUL; nobody believes the length in the word.
+    """
+    start = at + _SUBSCRIPTION.size
+    end = data.find(b"\0", start, stop)
+    if end < 0:
+        raise PeerError("subscription without an end")
+    word, rate = _SUBSCRIPTION.unpack_from(data, at)[-2:]
+    return data[start:end], bool(word[0] & 1), rate
+
+
+def subscription_reply(xid: bytes, command: int, rc: int, text: str) -> bytes:
+    """A MSG_SUB_REPLY or MSG_UNSUB_REPLY."""
+    encoded = wire_text(text)
+    size = _SUBSCRIPTION_REPLY.size + len(encoded)
+    return _SUBSCRIPTION_REPLY.pack(xid, command, size, rc, len(encoded)) + encoded
+
+
+def read_subscription_reply(data: bytes, at: int, stop: int) -> tuple[int, str]:
+    """rc and text of a MSG_SUB_REPLY or MSG_UNSUB_REPLY."""
+    start = at + _SUBSCRIPTION_REPLY.size
+    if start <= stop:
+        rc, size = _SUBSCRIPTION_REPLY.unpack_from(data, at)[-2:]
+        if size == stop - start:
+            return rc, data[start:stop].partition(b"\0")[0].decode("utf-8", "replace")
+    raise PeerError("subscription reply whose length is wrong")
 
 
 class SubscriptionExchange:
@@ -54,15 +117,15 @@ class SubscriptionExchange:
         if command not in _CODES:
             return False
         if command == xprt.MSG_SUB:
-            match, is_regex, rate = msg.read_subscription(data, at, stop)
+            match, is_regex, rate = read_subscription(data, at, stop)
             if self._may_subscribe(xid, xprt.MSG_SUB_REPLY, match, enabled, events):
                 events.append(SubscribeWanted(xid, _text(match), is_regex, rate))
         elif command == xprt.MSG_UNSUB:
-            match, is_regex, _ = msg.read_subscription(data, at, stop)
+            match, is_regex, _ = read_subscription(data, at, stop)
             if self._may_subscribe(xid, xprt.MSG_UNSUB_REPLY, match, enabled, events):
                 events.append(UnsubscribeWanted(xid, _text(match), is_regex))
         else:
-            rc, text = msg.read_subscription_reply(data, at, stop)
+            rc, text = read_subscription_reply(data, at, stop)
             subscribes = command == xprt.MSG_SUB_REPLY
             asked = (self._subscribes if subscribes else self._unsubscribes).pop(xid, None)
             if asked is None:
@@ -82,7 +145,7 @@ class SubscriptionExchange:
             rc, text, reason = errno.ENAMETOOLONG, "Match string too long", "subscribe_too_long"
         else:
             return True
-        self._send(msg.subscription_reply(xid, reply, rc, text))
+        self._send(subscription_reply(xid, reply, rc, text))
         events.append(Refused(reason))
         return False
 
@@ -90,7 +153,7 @@ class SubscriptionExchange:
         """Send a request. Raises ``PublishError`` for a match that cannot be sent."""
         self._xid += 1
         xid = self._xid.to_bytes(8, "big")
-        self._send(msg.subscription_request(command, xid))
+        self._send(subscription_request(command, xid))
         asked = self._subscribes if isinstance(command, Subscribe) else self._unsubscribes
         asked[xid] = command.match
 
@@ -98,7 +161,7 @@ class SubscriptionExchange:
         """Send an answer."""
         answers = isinstance(command, AnswerSubscribe)
         code = xprt.MSG_SUB_REPLY if answers else xprt.MSG_UNSUB_REPLY
-        self._send(msg.subscription_reply(command.xid, code, command.rc, command.text))
+        self._send(subscription_reply(command.xid, code, command.rc, command.text))
 
     def _send(self, request: bytes) -> None:
         self._output.append(zap.counted_frame(zap.SENDRECV, request))

@@ -20,7 +20,7 @@ from ldmsjob.transports.auth_ovis import OvisAuthentication, hash_of
 from ldmsjob.transports.link import LinkProtocol
 from ldmsjob.transports.outbox import Outbox
 from ldmsjob.transports.plainstream import PlainStream
-from ldmsjob.wire import msg, request, xprt, zap
+from ldmsjob.wire import credit, msg, request, xprt, zap
 from ldmsjob.wire.buffers import Limits, ReceiveBuffer
 from ldmsjob.wire.connection import LdmsConnection
 from ldmsjob.wire.events import (
@@ -50,6 +50,7 @@ from tests.fuzz.seeds import (
     recorded_streams,
 )
 from tests.fuzz.target import Script, cuts, expect, same
+from tests.linkpair import joined
 
 ROOT = Credential(0, 0)
 CREDENTIALS = (ROOT, Credential(1000, 100), Credential(1001, 100))
@@ -121,7 +122,7 @@ def _asked(connection: LdmsConnection) -> None:
 
 
 def _feed(options: int, pieces: Sequence[bytes]) -> tuple[list[WireEvent], bytes, str]:
-    """All events, all that was sent, and the error, of a connection that is fed with pieces.
+    """All events (``joined``), all that was sent, and the error, of a connection fed with pieces.
 
     ``options``: 1 passive, 2 messages on, 4 and 8 the number of authentication messages, 16 asks
     for things first, 32 with small limits.
@@ -161,7 +162,7 @@ def _feed(options: int, pieces: Sequence[bytes]) -> tuple[list[WireEvent], bytes
         if connection.error is not None:
             expect(not connection.buffered_bytes, "something is kept behind an error")
             break
-    return events, sent, str(connection.error or "")
+    return joined(events), sent, str(connection.error or "")
 
 
 SMALL = Limits(
@@ -390,7 +391,7 @@ def messages(data: bytes) -> None:
         expect(reader.kept_bytes <= SMALL.partial_message_bytes, "too much is kept")
     returned = 0
     for frame in output:
-        returned += msg.read_credit_run(frame, 0, len(frame))[2]
+        returned += credit.read_credit_run(frame, 0, len(frame))[2]
     for event in events:
         if isinstance(event, Message):
             same(len(event.image), BODY_OVERHEAD + event.credit, "length of a message")
