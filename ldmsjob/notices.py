@@ -9,6 +9,9 @@ counts. ``job_id`` is the resource manager's own id as text, see ``check_opening
 
 ``node`` is a node's name. A job that some notice named nodes for ends when every node that started
 it (``JobInit`` or ``StepInit``) has ended it (``JobExit``); any other at the first ``JobExit``.
+
+The journal keeps their fields by place, behind the tag: a new field goes to the end, with a
+default.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from ldmsjob.errors import NoticeError
 from ldmsjob.facts import JobDetails
 
 
-class JobInit(msgspec.Struct, frozen=True, gc=False):
+class JobInit(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="init"):
     """The job was allocated and starts on a node."""
 
     job_id: str
@@ -37,7 +40,7 @@ class JobInit(msgspec.Struct, frozen=True, gc=False):
     details: JobDetails | None = None
 
 
-class StepInit(msgspec.Struct, frozen=True, gc=False):
+class StepInit(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="step_init"):
     """A step starts on a node."""
 
     job_id: str
@@ -56,7 +59,7 @@ class StepInit(msgspec.Struct, frozen=True, gc=False):
     details: JobDetails | None = None
 
 
-class TaskInit(msgspec.Struct, frozen=True, gc=False):
+class TaskInit(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="task_init"):
     """A task starts. ``task_id`` is unique on its node within its step only."""
 
     job_id: str
@@ -73,7 +76,7 @@ class TaskInit(msgspec.Struct, frozen=True, gc=False):
     local_tasks: int | None = None
 
 
-class TaskExit(msgspec.Struct, frozen=True, gc=False):
+class TaskExit(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="task_exit"):
     """A task ended with a raw wait status."""
 
     job_id: str
@@ -85,7 +88,7 @@ class TaskExit(msgspec.Struct, frozen=True, gc=False):
     pid: int | None = None
 
 
-class StepExit(msgspec.Struct, frozen=True, gc=False):
+class StepExit(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="step_exit"):
     """A step ended on a node."""
 
     job_id: str
@@ -94,7 +97,7 @@ class StepExit(msgspec.Struct, frozen=True, gc=False):
     time_us: int | None = None
 
 
-class JobExit(msgspec.Struct, frozen=True, gc=False):
+class JobExit(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="exit"):
     """The job ended on a node; which one, only ``node`` tells.
 
     It carries no restart count: when a requeued job's end is told, Slurm already shows the next.

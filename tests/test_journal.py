@@ -14,11 +14,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from ldmsjob.errors import ConfigError
 from ldmsjob.events import EVENT_WORDS, JobEnded, JobSetDeleted, JobStarted, TaskEnded, TaskStarted
 from ldmsjob.jobtable import JobTable
+from ldmsjob.journal import checkpoints as checkpoints_module
 from ldmsjob.journal import journal as journal_module
 from ldmsjob.journal.journal import RETRY_SECONDS, TIDY_SECONDS, Journal
-from ldmsjob.journal.records import decode_facts, decode_record, encode_record
+from ldmsjob.journal.records import StoredNotice, decode_about, decode_turn, encode
 from ldmsjob.journal.storage import Damaged, JournalFile
-from ldmsjob.notices import JobExit, JobInit, StepInit, TaskExit, TaskInit
+from ldmsjob.notices import JobExit, JobInit, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
 
@@ -73,11 +74,16 @@ class JournalTests(SynchronousTestCase):
                 *(notice, self.now_us(), "message", changes, sequence, "jobmgr_slurm")
             )
 
-    def rows(self, query="SELECT job, record FROM notices ORDER BY number"):
+    def rows(self, query):
         """What the file has, read as a tool does."""
         database = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)
         with closing(database):
             return database.execute(query).fetchall()
+
+    def notices(self):
+        """All notices that the file has, in order."""
+        turns = self.rows("SELECT notices FROM turns ORDER BY number")
+        return [notice for (data,) in turns for notice in decode_turn(data)]
 
     def run_job(self, job_id):
         """A whole job of one task."""
@@ -96,8 +102,8 @@ class JournalTests(SynchronousTestCase):
     def test_events_of_notices(self):
         """Each notice has a row with its events, in order; a second reader sees it at once."""
         self.run_job("7")
-        records = [decode_record(record) for _, record in self.rows()]
-        notices, _origins, events = zip(*records, strict=True)
+        notices = [stored.notice() for stored in self.notices()]
+        events = [stored.events() for stored in self.notices()]
         self.assertEqual(
             [type(n).__name__ for n in notices][2:], ["TaskInit", "TaskExit", "JobExit"]
         )
@@ -114,15 +120,15 @@ class JournalTests(SynchronousTestCase):
         """What a turn brings is committed at its end, before other calls at its end."""
         seen = []
         with self.turn:
-            self.turn.at_end(lambda: seen.append(len(self.rows())))
+            self.turn.at_end(lambda: seen.append(len(self.notices())))
             self.run_job("7")
-            self.assertEqual(self.rows(), [])
+            self.assertEqual(self.notices(), [])
         self.assertEqual((seen, self.stats.get("transactions")), ([5], 1))
 
     def test_much_is_checkpointed_soon(self):
         """The log beside the file is copied when much has been written, whatever the time."""
         done = []
-        self.patch(journal_module, "CHECKPOINT_ROWS", 10)
+        self.patch(checkpoints_module, "CHECKPOINT_BYTES", 10 * 8192)
         self.again(in_thread=lambda function, path: done.append(path) or execute(function, path))
         for number in range(3):
             self.run_job(str(number))
@@ -139,10 +145,10 @@ class JournalTests(SynchronousTestCase):
         (stored,) = self.journal.recoverable(self.now_us())
         self.assertEqual((stored.key.job_id, stored.key.attempt, stored.adopted), ("2", 1, False))
         self.assertEqual([type(n) for _, n, _ in stored.notices], [JobInit, TaskInit])
-        self.assertEqual((stored.facts.uid, stored.instance), (5, "jobmgr_slurm"))
+        self.assertEqual((stored.notices[0][1].uid, stored.instance), (5, "jobmgr_slurm"))
         self.assertEqual(self.journal.last_sequence, last)
         self.run_job("3")
-        numbers = [n for (n,) in self.rows("SELECT number FROM notices ORDER BY number")]
+        numbers = [n for (n,) in self.rows("SELECT number FROM turns ORDER BY number")]
         self.assertEqual(numbers, list(range(1, 13)))
         self.assertEqual(len(self.rows("SELECT * FROM jobs")), 3)
 
@@ -164,7 +170,7 @@ class JournalTests(SynchronousTestCase):
         (job,) = self.table.jobs()
         self.journal.recovered(job, stored)
         self.accept(JobExit("2"))
-        (row,) = self.rows("SELECT job, first_notice, last_notice, ended_us FROM jobs")
+        (row,) = self.rows("SELECT job, first_turn, last_turn, ended_us FROM jobs")
         self.assertEqual(row, (1, 1, 2, self.now_us()))
 
     def test_kept(self):
@@ -193,24 +199,36 @@ class JournalTests(SynchronousTestCase):
         self.clock.advance(DAY / 2 + TIDY_SECONDS)
         jobs = self.rows("SELECT job_id FROM jobs ORDER BY job")
         self.assertEqual(jobs, [("1",), ("3",)])
-        self.assertEqual(len(self.rows()), 6)
+        self.assertEqual(len(self.notices()), 6)
         self.accept(JobExit("1"))
         self.clock.advance(2 * DAY)
-        self.assertEqual((self.rows(), self.rows("SELECT job FROM jobs")), ([], []))
+        self.assertEqual((self.notices(), self.rows("SELECT job FROM jobs")), ([], []))
         self.again()
         self.assertEqual(self.journal.last_sequence, last + 2)
         self.run_job("4")
-        self.assertEqual(self.rows("SELECT min(number), min(job) FROM notices"), [(13, 4)])
+        self.assertEqual(self.rows("SELECT min(number), min(job) FROM turns"), [(13, 4)])
 
     def test_pruned_in_slices(self):
         """Many rows go a slice at a time."""
-        self.patch(journal_module, "_PRUNE_ROWS", 7)
+        self.patch(journal_module, "_PRUNE_NOTICES", 7)
         for job in range(10):
             self.run_job(str(job))
         self.clock.advance(DAY + TIDY_SECONDS)
-        self.assertEqual(len(self.rows()), 43)
+        self.assertEqual(len(self.notices()), 43)
         self.clock.pump([journal_module._PRUNE_SECONDS] * 10)
-        self.assertEqual((self.rows(), self.stats.get("pruned")), ([], 50))
+        self.assertEqual((self.notices(), self.stats.get("pruned")), ([], 50))
+
+    def test_pruned_from_turns(self):
+        """What a turn has of forgotten jobs goes when it is half of it, or all."""
+        with self.turn:
+            self.accept(*(JobInit(str(number)) for number in range(5)))
+        for ended, left in ((("0", "1"), "01234"), (("2",), "34"), (("3",), "4"), (("4",), "")):
+            self.accept(*map(JobExit, ended))
+            self.clock.advance(DAY + 2 * TIDY_SECONDS)
+            running = [notice.notice().job_id for notice in self.notices()]
+            self.assertEqual("".join(running), left)
+        self.assertEqual(self.rows("SELECT * FROM turns"), [])
+        self.assertEqual(self.stats.get("pruned"), 10)
 
     def test_pruned_by_size(self):
         """A file that is too large loses what ended first, however young."""
@@ -231,7 +249,7 @@ class JournalTests(SynchronousTestCase):
                     file.write(content)
             self.begin()
             self.run_job("7")
-            self.assertEqual(len(self.rows()), 5)
+            self.assertEqual(len(self.notices()), 5)
             self.assertEqual(self.stats.get("damaged"), 1)
         aside = [n for n in os.listdir(os.path.dirname(self.path)) if "damaged" in n]
         self.assertGreaterEqual(len(aside), 2)
@@ -252,7 +270,7 @@ class JournalTests(SynchronousTestCase):
         self.begin()
         alone = sqlite3.connect(f"file:{self.path}?immutable=1", uri=True)  # without the log
         with closing(alone):
-            self.assertEqual(alone.execute("SELECT count(*) FROM notices").fetchone(), (5,))
+            self.assertEqual(alone.execute("SELECT count(*) FROM turns").fetchone(), (5,))
 
     def test_damaged_inside(self):
         """Damage is found at the start, wherever in the tables it is."""
@@ -264,14 +282,14 @@ class JournalTests(SynchronousTestCase):
             file.seek(size // 2 // 4096 * 4096)
             file.write(b"\xff" * 64)
         self.begin()
-        self.assertEqual((self.stats.get("damaged"), self.rows()), (1, []))
+        self.assertEqual((self.stats.get("damaged"), self.notices()), (1, []))
 
     def test_damaged_while_open(self):
         """The jobs that run are written to the new file."""
         self.accept(JobInit("1", uid=4))
         execute_sql = self.journal._file._database.execute
         execute_sql("PRAGMA writable_schema = ON")
-        execute_sql("UPDATE sqlite_master SET rootpage = 9 WHERE name = 'notices'")
+        execute_sql("UPDATE sqlite_master SET rootpage = 9 WHERE name = 'turns'")
         execute_sql("PRAGMA writable_schema = RESET")
         self.accept(JobInit("2", uid=5))
         self.assertEqual(self.stats.get("damaged"), 1)
@@ -315,18 +333,18 @@ class JournalTests(SynchronousTestCase):
         self.run_job("1")
         self.run_job("2")
         self.clock.advance(RETRY_SECONDS)
-        self.assertEqual((self.rows(), self.journal.waiting), ([], 10))
+        self.assertEqual((self.notices(), self.journal.waiting), ([], 10))
         self.assertEqual((self.stats.get("failures"), len(self.messages())), (2, 1))
         gauges = self.stats.gauges()
         self.assertEqual((gauges["waiting"], gauges["lag_seconds"]), (10, RETRY_SECONDS))
         self.assertEqual(self.journal.problem, "database or disk is full")
         refuse = False
         self.clock.advance(RETRY_SECONDS)
-        self.assertEqual((len(self.rows()), self.journal.waiting), (10, 0))
+        self.assertEqual((len(self.notices()), self.journal.waiting), (10, 0))
         self.assertEqual((self.journal.lag_seconds, self.journal.problem), (0, ""))
         self.assertGreater(self.stats.gauges()["file_bytes"], 4096)
         self.run_job("3")
-        self.assertEqual(len(self.rows()), 15)
+        self.assertEqual(len(self.notices()), 15)
 
     def test_damage_behind_a_disk_that_refused(self):
         """A file that is found damaged when the disk works again is replaced, and written on."""
@@ -338,9 +356,9 @@ class JournalTests(SynchronousTestCase):
         self.journal._file.write = write
         self.run_job("1")
         self.clock.advance(RETRY_SECONDS)
-        self.assertEqual((len(self.rows()), self.journal.problem), (5, ""))
+        self.assertEqual((len(self.notices()), self.journal.problem), (5, ""))
         self.run_job("2")
-        self.assertEqual((len(self.rows()), self.journal.waiting), (10, 0))
+        self.assertEqual((len(self.notices()), self.journal.waiting), (10, 0))
 
     def test_closed_while_it_waits(self):
         """The disk is tried once more when the daemon ends."""
@@ -354,7 +372,7 @@ class JournalTests(SynchronousTestCase):
         self.run_job("1")
         file.write = real
         self.journal.close()
-        self.assertEqual((len(self.rows()), self.stats.get("lost")), (5, 0))
+        self.assertEqual((len(self.notices()), self.stats.get("lost")), (5, 0))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_too_much_waits(self):
@@ -384,17 +402,38 @@ class JournalTests(SynchronousTestCase):
         os.rename(directory + ".away", directory)
         self.clock.advance(RETRY_SECONDS)
         self.run_job("3")
-        jobs = self.rows("SELECT job, job_id, first_notice, last_notice FROM jobs ORDER BY job")
+        jobs = self.rows("SELECT job, job_id, first_turn, last_turn FROM jobs ORDER BY job")
         self.assertEqual(jobs, [(1, "1", 1, 5), (2, "2", 6, 10), (3, "3", 11, 15)])
+        told = [(notice.job, notice.notice().job_id) for notice in self.notices()]
+        self.assertEqual(told, [(job, str(job)) for job in (1, 2, 3) for _ in range(5)])
 
     def test_told_of_late(self):
         """What is told of a job after its end, and who its user is, is in its row."""
-        self.accept(JobInit("1"), StepInit("1", 0, 0, user="ann", job_name="x"))
-        ((facts,),) = self.rows("SELECT facts FROM jobs")
-        self.assertEqual((decode_facts(facts).user, decode_facts(facts).job_name), ("ann", "x"))
+        self.accept(JobInit("1"))
+        self.clock.advance(TIDY_SECONDS)
+        self.accept(StepInit("1", 0, 0, user="ann", job_name="x"))
+        ((about,),) = self.rows("SELECT about FROM jobs")
+        facts = decode_about(about).facts
+        self.assertEqual((facts.user, facts.job_name), ("ann", "x"))
         self.accept(JobExit("1"), JobExit("1", exit_status=9))
-        ((last, facts),) = self.rows("SELECT last_notice, facts FROM jobs")
-        self.assertEqual((last, decode_facts(facts).exit_status), (4, 9))
+        ((last, about),) = self.rows("SELECT last_turn, about FROM jobs")
+        self.assertEqual((last, decode_about(about).facts.exit_status), (4, 9))
+
+    def test_rows_of_jobs(self):
+        """A job has a row when it has ended, or has run for a while; many get theirs in slices."""
+        self.patch(journal_module, "_SETTLE_JOBS", 2)
+        self.run_job("1")
+        self.accept(*(JobInit(str(number)) for number in range(2, 7)))
+        jobs, settled = "SELECT job_id FROM jobs ORDER BY job", "SELECT value FROM kept"
+        self.assertEqual(self.rows(jobs), [("1",)])
+        self.clock.advance(TIDY_SECONDS)
+        self.assertEqual(self.rows(jobs), [("1",), ("2",), ("3",)])
+        self.assertEqual(self.rows(settled), [(7,)])
+        self.clock.pump([journal_module._PRUNE_SECONDS] * 2)
+        self.assertEqual(len(self.rows(jobs)), 6)
+        self.assertEqual(self.rows(settled), [(10,)])
+        self.run_job("7")
+        self.assertEqual(len(self.rows(jobs)), 7)
 
     def test_dropped_job(self):
         """Counts as ended, and never comes back."""
@@ -411,21 +450,35 @@ class JournalTests(SynchronousTestCase):
         self.accept(JobInit("1"), StepInit("1", 0, 0, total_tasks=1 << 70), JobInit("\udc80"))
         self.accept(StepInit("\udc80", 0, 0), JobExit("1"), JobExit("\udc80"))
         self.assertEqual(self.rows("SELECT job_id, ended_us IS NULL FROM jobs"), [("1", 0)])
-        self.assertEqual((len(self.rows()), self.stats.get("lost")), (1, 5))
+        self.assertEqual((len(self.notices()), self.stats.get("lost")), (1, 5))
         self.run_job("2")
-        self.assertEqual(len(self.rows()), 6)
+        self.assertEqual(len(self.notices()), 6)
+
+    def test_what_no_file_takes_in_a_turn(self):
+        """The rest of the turn is written, but for what is told of a job that has no beginning."""
+        with self.turn:
+            self.accept(JobInit("1"), TaskInit("1", 0, 0, 0, pid=1 << 70), JobInit("\udc80"))
+            self.accept(JobExit("\udc80"), JobExit("1"))
+        self.assertEqual([type(n.notice()) for n in self.notices()], [JobInit])
+        with self.turn:
+            self.accept(JobInit("2"), TaskInit("2", 0, 0, 0, pid=1 << 70))
+        self.run_job("3")
+        self.assertEqual(self.rows("SELECT job_id FROM jobs"), [("1",), ("3",)])
+        self.assertEqual((len(self.notices()), self.stats.get("lost")), (7, 5))
+        self.again()
+        self.assertEqual([job.key.job_id for job in self.journal.recoverable(0)][1:], ["2", "3"])
 
     def test_damage_found_by_recovery(self):
         """What could be read comes back; another file begins with it."""
         self.accept(JobInit("1", uid=4), TaskInit("1", 0, 0, 0))
         self.again()
-        notices = self.journal._file.notices
+        turns = self.journal._file.turns
 
         def broken(after):
-            yield next(notices(after))
+            yield next(turns(after))
             raise Damaged("malformed")
 
-        self.journal._file.notices = broken
+        self.journal._file.turns = broken
         (stored,) = self.journal.recoverable(0)
         self.assertEqual((len(stored.notices), self.stats.get("damaged")), (1, 1))
         job = self.table.recover(stored.key, stored.start_us, stored.adopted, stored.facts)
@@ -483,7 +536,7 @@ class JournalTests(SynchronousTestCase):
 
     def test_pruned_behind_rows_of_the_future(self):
         """What came while a clock was wrong keeps nothing else from going."""
-        self.patch(journal_module, "_PRUNE_ROWS", 7)
+        self.patch(journal_module, "_PRUNE_NOTICES", 7)
         self.run_job("1")
         self.set_on = 1000 * DAY
         self.run_job("2")
@@ -527,13 +580,13 @@ class JournalTests(SynchronousTestCase):
     def test_unreadable_rows(self):
         """Cost what they are about, and no more."""
         self.accept(JobInit("1"), JobInit("2"), TaskInit("2", 0, 0, 0))
+        self.clock.advance(TIDY_SECONDS)
         self.journal.close()
         database = sqlite3.connect(self.path)
-        database.execute("UPDATE jobs SET facts = x'c1' WHERE job_id = '1'")
-        database.execute("UPDATE notices SET record = x'93' WHERE number = 3")
+        database.execute("UPDATE jobs SET about = x'c1' WHERE job_id = '1'")
+        database.execute("UPDATE turns SET notices = x'93' WHERE number = 3")
         database.execute(
-            "INSERT INTO jobs SELECT 9, 4, NULL, 'slurm', '9', 0, 'i', 0, 1, NULL,"
-            " x'81a66a6f625f6964a1ff' FROM jobs LIMIT 1"
+            "INSERT INTO jobs SELECT 9, 4, NULL, '9', NULL, x'97a1ff' FROM jobs LIMIT 1"
         )
         database.commit()
         database.close()
@@ -544,9 +597,43 @@ class JournalTests(SynchronousTestCase):
 
     def test_text_that_is_none(self):
         """Bytes that are no UTF-8 are an error like any other in a row."""
-        for decode in (decode_facts, decode_record):
-            for row in (b"\x81\xa6job_id\xa1\xff", b"\x93\xa1\xff\xc0\x90"):
-                self.assertRaises(msgspec.MsgspecError, decode, row)
+        told = (1, None, 5, "message", JobInit("x"), [("job_started", 1, 5, "message", None)])
+        for text, decode in ((b"x", StoredNotice.notice), (b"job_started", StoredNotice.events)):
+            (stored,) = decode_turn(encode([told]).replace(text, b"\xff" * len(text)))
+            self.assertRaises(msgspec.MsgspecError, decode, stored)
+        self.assertRaises(msgspec.MsgspecError, decode_about, b"\x97\xa1\xff")
+
+    def test_damage_in_a_turn(self):
+        """Costs the notice that it is in, if the others can still be told apart."""
+        told = [(job, None, 5, "message", JobInit(str(job)), []) for job in (1, 2, 3)]
+        whole = encode(told)
+        for damaged, left in (
+            (whole.replace(b"\x02\xc0\x05\xa7m", b"\x02\xc0\x05\xa7\xff"), [1, 3]),
+            (whole[:-1], []),
+        ):
+            errors = []
+            self.assertEqual([one.job for one in decode_turn(damaged, errors.append)], left)
+            self.assertEqual(len(errors), 1)
+            self.assertEqual(len(decode_turn(damaged)), len(left))
+
+    def test_places(self):
+        """Fields of notices have their places, for ever; there may be more behind them."""
+        for notice, fields in (
+            (JobInit("1", *range(2, 8), "u", "n"), [*range(2, 8), "u", "n", None, None]),
+            (
+                StepInit("1", 2, 3, 4, "u", "n", "t", 5, 6, 7, 8, 9, "h"),
+                [2, 3, 4, "u", "n", "t", 5, 6, 7, 8, 9, "h", None],
+            ),
+            (TaskInit("1", *range(2, 13)), list(range(2, 13))),
+            (TaskExit("1", *range(2, 8)), list(range(2, 8))),
+            (StepExit("1", 2, 3, 4), [2, 3, 4]),
+            (JobExit("1", 2, "h", 3), [2, "h", 3]),
+        ):
+            place = [encode(field) for field in fields]
+            tag = msgspec.msgpack.decode(encode(notice))[0]
+            self.assertEqual(encode(notice), encode([tag, "1", *map(msgspec.Raw, place)]))
+            later = encode([[1, None, 5, "message", [tag, "1", *fields, "later"], []]])
+            self.assertEqual(decode_turn(later)[0].notice(), notice)
 
     def test_private(self):
         """Nobody else may read it: it tells who ran what."""
@@ -555,4 +642,5 @@ class JournalTests(SynchronousTestCase):
 
     def test_record_without_notice(self):
         """A row may tell only what another row's notice did."""
-        self.assertEqual(decode_record(encode_record(None, [])), (None, "message", []))
+        (stored,) = decode_turn(encode([(1, None, 5, "implied", None, [])]))
+        self.assertEqual((stored.notice(), stored.origin, stored.events()), (None, "implied", []))

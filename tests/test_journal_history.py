@@ -14,6 +14,7 @@ from ldmsjob.errors import ConfigError
 from ldmsjob.facts import JobDetails
 from ldmsjob.journal import history as history_module
 from ldmsjob.journal.history import EventEntry, History
+from ldmsjob.journal.journal import TIDY_SECONDS
 from ldmsjob.journal.places import find_journals, journal_path, state_directory
 from ldmsjob.notices import JobExit, JobInit, StepInit, TaskExit, TaskInit
 from tests.past import Past
@@ -51,7 +52,7 @@ class HistoryTests(SynchronousTestCase):
         """A journal without a job."""
         history = self.open()
         self.assertEqual((list(history.jobs()), list(history.events())), ([], []))
-        self.assertEqual(history.last_notice(), 0)
+        self.assertEqual(history.last_turn(), 0)
 
     def test_jobs_in_order(self) -> None:
         """All jobs, the oldest first, those that run with what is known by now."""
@@ -158,8 +159,8 @@ class HistoryTests(SynchronousTestCase):
         self.past.run_job("2")
         self.past.tell(JobInit("3"), TaskInit("3", 0, 0, 0), TaskInit("3", 0, 0, 1))
         self.change(
-            "UPDATE jobs SET facts = x'c1' WHERE job_id = '1'",
-            "UPDATE notices SET record = x'93' WHERE number = 14",
+            "UPDATE jobs SET about = x'c1' WHERE job_id = '1'",
+            "UPDATE turns SET notices = x'93' WHERE number = 14",
         )
         history = self.open()
         self.assertEqual([job.key.job_id for job in history.jobs()], ["2", "3"])
@@ -172,6 +173,7 @@ class HistoryTests(SynchronousTestCase):
         """Events whose job is gone are left out."""
         self.past.run_job("1")
         self.past.run_job("2")
+        self.past.clock.advance(TIDY_SECONDS)
         self.change("DELETE FROM jobs WHERE job_id = '1'")
         self.assertEqual({one.job.key.job_id for one in self.open().events()}, {"2"})
 
@@ -226,7 +228,7 @@ class HistoryTests(SynchronousTestCase):
         self.past.begin()
         self.change("PRAGMA user_version = 9")
         self.assertIn("format 9", str(self.assertRaises(ConfigError, History, self.path)))
-        self.change("PRAGMA user_version = 1", "PRAGMA application_id = 1")
+        self.change("PRAGMA user_version = 2", "PRAGMA application_id = 1")
         self.assertIn("no journal", str(self.assertRaises(ConfigError, History, self.path)))
         self.change("PRAGMA application_id = 0x6c646a6d")
 

@@ -18,7 +18,7 @@ from ldmsjob.jobs import Job
 from ldmsjob.jobservice import JobService
 from ldmsjob.jobsets import JobSetPolicy
 from ldmsjob.journal.journal import Journal
-from ldmsjob.journal.records import decode_record
+from ldmsjob.journal.records import decode_turn
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.sets.decode import decode_set
 from ldmsjob.sets.registry import SetRegistry
@@ -166,8 +166,9 @@ class RecoveryTests(SynchronousTestCase):
         assert parts.journal is not None and parts.journal._file is not None
         kept = [
             (event.word, event.sequence, event.source_time_us, event.step, event.task)
-            for (record,) in parts.journal._file._all("SELECT record FROM notices ORDER BY number")
-            for event in decode_record(record)[2]
+            for (data,) in parts.journal._file._all("SELECT notices FROM turns ORDER BY number")
+            for notice in decode_turn(data)
+            for event in notice.events()
         ]
         self.assertEqual(kept, [event[1:] for event in whole.seen])
         parts.end()

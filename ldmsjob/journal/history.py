@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from heapq import merge
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 
-from ldmsjob.facts import JobFacts, JobKey, Origin, StepFacts, TaskFacts
+from ldmsjob.facts import JobFacts, JobKey, StepFacts, TaskFacts
 from ldmsjob.jobs import Job
 from ldmsjob.jobtable import JobTable
 from ldmsjob.journal.places import unreadable
-from ldmsjob.journal.records import StoredEvent, decode_facts, decode_record
-from ldmsjob.journal.storage import Damaged, open_for_reading
+from ldmsjob.journal.records import About, StoredEvent, StoredNotice, decode_about, decode_turn
+from ldmsjob.journal.storage import Damaged, JobRow, begun_jobs, open_for_reading, read_settled
 from ldmsjob.limits import Limits
-from ldmsjob.notices import Notice
 from ldmsjob.stats import Stats
 
 _ROWS = 500
-"""What is read at once."""
+_BYTES = 1 << 18
+"""What is read at once, whichever is less."""
 
 _REMEMBERED_JOBS = 4096
 
@@ -32,11 +34,6 @@ _WITHOUT_LIMITS = Limits(
     jobs=1 << 62, steps_per_job=1 << 62, nodes_per_step=1 << 62, tasks_per_job=1 << 62
 )
 """The daemon has kept to its own when it accepted what the journal has."""
-
-_JOB = (
-    "SELECT job, first_notice, last_notice, resource_manager, job_id, attempt, instance, adopted,"
-    " start_us, ended_us, facts FROM jobs"
-)
 
 
 class JobEntry(msgspec.Struct, frozen=True):
@@ -58,8 +55,8 @@ class JobEntry(msgspec.Struct, frozen=True):
 class EventEntry(msgspec.Struct, frozen=True):
     """One job event, and whose it is."""
 
-    notice: int
-    """Number of the notice that gave it."""
+    turn: int
+    """Number of the turn in which the daemon heard of it."""
     received_time_us: int
     job: JobEntry
     event: StoredEvent
@@ -99,21 +96,19 @@ class History:
 
         ``whole``: with their steps and tasks, which takes memory for those of all at once.
         """
+        begun = [row for row in self._begun() if job_id in (None, row[3])]
         of_id, values = ("job_id = ?", [job_id]) if job_id is not None else ("1", [])
         at_hand = of_id if whole else f"{of_id} AND ended_us IS NULL"
-        replayed = self._replay(at_hand, values)
-        after = 0
-        while True:
-            rows = self._all(
-                f"{_JOB} WHERE job > ? AND {of_id} ORDER BY job LIMIT {_ROWS}", [after, *values]
-            )
-            for row in rows:
-                after = row[0]
-                entry = replayed.pop(after, None) or self._entry(row)
-                if entry is not None:
-                    yield entry
-            if len(rows) < _ROWS:
-                return
+        running = self._all(f"SELECT * FROM jobs WHERE {at_hand} ORDER BY job", values)
+        replayed = self._replay(merge(running, begun, key=itemgetter(0)))
+        last = 0
+        for row in merge(self._job_rows(of_id, values), begun, key=itemgetter(0)):
+            if row[0] == last:
+                continue  # It has begun, and got its row since.
+            last = row[0]
+            entry = replayed.pop(last, None) or self._entry(row)
+            if entry is not None:
+                yield entry
 
     def events(
         self,
@@ -124,47 +119,40 @@ class History:
         job_id: str | None = None,
         since_us: int = 0,
     ) -> Iterator[EventEntry]:
-        """Events in order: those of notices behind number ``after``, ``upto`` that number or the
+        """Events in order: those of turns behind number ``after``, ``upto`` that number or the
         newest now, that were received at ``since_us`` or later; of that attempt, of all of that
         job, or of all jobs."""
         if upto is None:
-            upto = self.last_notice()
-        whose: str = ""
-        values: list[Any] = []
-        if job is not None:
-            whose, values = "job = ?", [job]
-        elif job_id is not None:
-            whose, values = "job IN (SELECT job FROM jobs WHERE job_id = ?)", [job_id]
-        if whose:
-            # Nothing finds the notices of a job but a look at all since its beginning.
-            ((first,),) = self._all(f"SELECT min(first_notice) FROM jobs WHERE {whose}", values)
-            after = max(after, (first or upto + 1) - 1)
-            whose = f"AND {whose}"
-        query = (
-            "SELECT number, job, received_us, record FROM notices WHERE number > ? AND number <= ?"
-            f" AND received_us >= ? {whose} ORDER BY number LIMIT {_ROWS}"
-        )
-        entries: dict[int, JobEntry | None] = {}
-        while True:
-            rows = self._all(query, [after, upto, since_us, *values])
-            for after, number, received_us, record in rows:
-                events = (self._record(record) or _NOTHING)[2]
+            upto = self.last_turn()
+        begun = self._begun()
+        wanted: Collection[int] | None = None
+        if job is not None or job_id is not None:
+            rows = self._all("SELECT * FROM jobs WHERE job = ? OR job_id = ?", [job, job_id])
+            begun = [row for row in begun if row[0] == job or row[3] == job_id]
+            wanted = {row[0] for row in (*rows, *begun)}
+            first, last = _range((*rows, *begun))
+            after, upto = max(after, first - 1), min(upto, last)
+        entries: dict[int, JobEntry | None] = {**self._replay(begun)}
+        for turn, data in self._turns(after, upto, since_us):
+            for stored in decode_turn(data, self._count_unreadable):
+                number = stored.job
+                if stored.received_us < since_us or (wanted is not None and number not in wanted):
+                    continue
+                events = self._events(stored)
                 if not events:
                     continue
                 if number not in entries:
-                    if len(entries) >= _REMEMBERED_JOBS:
-                        entries.clear()
+                    if len(entries) >= _REMEMBERED_JOBS + len(begun):
+                        entries = {**self._replay(begun)}
                     entries[number] = self._job(number)
                 entry = entries[number]
                 if entry is not None:
                     for event in events:
-                        yield EventEntry(after, received_us, entry, event)
-            if len(rows) < _ROWS:
-                return
+                        yield EventEntry(turn, stored.received_us, entry, event)
 
-    def last_notice(self) -> int:
-        """The number of the newest notice."""
-        ((number,),) = self._all("SELECT coalesce(max(number), 0) FROM notices", ())
+    def last_turn(self) -> int:
+        """The number of the newest turn."""
+        ((number,),) = self._all("SELECT coalesce(max(number), 0) FROM turns", ())
         return int(number)
 
     def data_version(self) -> int:
@@ -174,49 +162,100 @@ class History:
 
     # Rows
 
+    def _job_rows(self, which: str, values: Sequence[Any]) -> Iterator[JobRow]:
+        """Rows of these jobs, the oldest first."""
+        after = 0
+        while True:
+            rows = self._all(
+                f"SELECT * FROM jobs WHERE job > ? AND {which} ORDER BY job LIMIT {_ROWS}",
+                [after, *values],
+            )
+            yield from rows
+            if len(rows) < _ROWS:
+                return
+            after = rows[-1][0]
+
+    def _turns(self, after: int, upto: int, since_us: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Number and notices of turns behind one number and up to another, that ended at
+        ``since_us`` or later."""
+        is_more = True
+        while is_more:
+            some, size, is_more = [], 0, False
+            for row in self._execute(
+                "SELECT number, notices FROM turns WHERE number > ? AND number <= ?"
+                " AND received_us >= ? ORDER BY number",
+                (after, upto, since_us),
+            ):
+                some.append(row)
+                after = row[0]
+                size += len(row[1])
+                if size >= _BYTES or len(some) >= _ROWS:
+                    is_more = True
+                    break
+            yield from some
+
+    def _begun(self) -> list[JobRow]:
+        """Jobs of which only turns tell, as they were when they began, oldest first: the daemon
+        writes the row of a job when it ends, or when it has run for a while."""
+        try:
+            settled = read_settled(self._database)
+        except sqlite3.Error as error:
+            raise unreadable(self.path, error) from None
+        begun: list[JobRow] = []
+        for number, data in self._turns(settled, _ALL):
+            begun += begun_jobs(number, decode_turn(data))
+        return [row for row in begun if not self._all("SELECT 1 FROM jobs WHERE job = ?", row[:1])]
+
     def _job(self, number: int) -> JobEntry | None:
-        rows = self._all(f"{_JOB} WHERE job = ?", (number,))
+        rows = self._all("SELECT * FROM jobs WHERE job = ?", (number,))
         return self._entry(rows[0]) if rows else None
 
-    def _entry(self, row: Sequence[Any]) -> JobEntry | None:
-        number, _first, _last, manager, job_id, attempt, instance, *_, ended_us, facts = row
-        try:
-            known = decode_facts(facts)
-        except msgspec.MsgspecError:
-            self.unreadable += 1
-            return None
-        key = JobKey(manager, job_id, attempt)
-        return JobEntry(number, key, instance, ended_us is not None, ended_us, known)
+    def _entry(self, row: JobRow) -> JobEntry | None:
+        about = self._about(row)
+        return None if about is None else _make_entry(row, about)
 
-    def _replay(self, which: str, values: Sequence[Any]) -> dict[int, JobEntry]:
-        """What the notices of these jobs have made of them: one pass over the notices."""
+    def _about(self, row: JobRow) -> About | None:
+        try:
+            return decode_about(row[5])
+        except msgspec.MsgspecError as error:
+            self._count_unreadable(error)
+            return None
+
+    def _replay(self, rows: Iterable[JobRow]) -> dict[int, JobEntry]:
+        """What the notices of these jobs, the oldest first, have made of them: one pass over the
+        turns."""
         lives: dict[int, _Life] = {}
         table = JobTable(Stats(), _WITHOUT_LIMITS)
-        for row in self._all(f"{_JOB} WHERE {which} ORDER BY job", values):
-            entry = self._entry(row)
-            if entry is not None:
-                job = table.recover(entry.key, row[8], bool(row[7]), entry.facts)
+        rows = list(rows)
+        for row in rows:
+            about = self._about(row)
+            if about is not None:
+                entry = _make_entry(row, about)
+                job = table.recover(entry.key, about.start_us, about.adopted, entry.facts)
                 lives[entry.number] = _Life(entry, job, table)
-        if not lives:
-            return {}
-        rows = self._execute(
-            "SELECT job, received_us, record FROM notices"
-            f" WHERE number >= (SELECT min(first_notice) FROM jobs WHERE {which})"
-            f" AND job IN (SELECT job FROM jobs WHERE {which}) ORDER BY number",
-            [*values, *values],
-        )
-        for number, received_us, record in rows:
-            told = self._record(record)
-            if told is not None and number in lives:
-                lives[number].go_on(received_us, *told[:2])
+        if lives:
+            first, last = _range(rows)
+            for _number, data in self._turns(first - 1, last):
+                for stored in decode_turn(data, self._count_unreadable):
+                    if stored.job in lives:
+                        self._go_on(lives[stored.job], stored)
         return {number: life.result() for number, life in lives.items()}
 
-    def _record(self, record: bytes) -> _Told | None:
+    def _go_on(self, life: _Life, stored: StoredNotice) -> None:
         try:
-            return decode_record(record)
-        except (msgspec.MsgspecError, KeyError):
-            self.unreadable += 1
-            return None
+            life.go_on(stored)
+        except msgspec.MsgspecError as error:
+            self._count_unreadable(error)
+
+    def _events(self, stored: StoredNotice) -> Sequence[StoredEvent]:
+        try:
+            return stored.events()
+        except msgspec.MsgspecError as error:
+            self._count_unreadable(error)
+            return ()
+
+    def _count_unreadable(self, error: Exception) -> None:
+        self.unreadable += 1
 
     def _all(self, query: str, values: Sequence[Any]) -> list[Any]:
         return list(self._execute(query, values))
@@ -228,8 +267,21 @@ class History:
             raise unreadable(self.path, error) from None
 
 
-_Told = tuple[Notice | None, Origin, list[StoredEvent]]
-_NOTHING: _Told = (None, "message", [])
+def _make_entry(row: JobRow, about: About) -> JobEntry:
+    number, _first_turn, _last_turn, _job_id, ended_us, _blob = row
+    key = JobKey(about.resource_manager, about.job_id, about.attempt)
+    facts = about.facts or JobFacts(key.text)
+    return JobEntry(number, key, about.instance, ended_us is not None, ended_us, facts)
+
+
+_ALL = 1 << 62
+"""A turn behind all."""
+
+
+def _range(rows: Sequence[JobRow]) -> tuple[int, int]:
+    """Numbers of the turns between which stands all that was told of these jobs."""
+    first = min((row[1] for row in rows), default=_ALL)
+    return first, max((row[2] or _ALL for row in rows), default=0)
 
 
 class _Life:
@@ -238,9 +290,10 @@ class _Life:
     def __init__(self, entry: JobEntry, job: Job, table: JobTable) -> None:
         self._entry, self._job, self._table = entry, job, table
 
-    def go_on(self, received_us: int, notice: Notice | None, origin: Origin) -> None:
+    def go_on(self, stored: StoredNotice) -> None:
         end_us = self._entry.facts.end_us
-        self._table.relive(self._job, end_us, ((received_us, notice, origin),))
+        told = stored.received_us, stored.notice(), stored.origin
+        self._table.relive(self._job, end_us, (told,))
 
     def result(self) -> JobEntry:
         entry, job = self._entry, self._job

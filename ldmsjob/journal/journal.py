@@ -10,27 +10,42 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from ldmsjob.clocks import wall_clock_us
 from ldmsjob.errors import ConfigError
 from ldmsjob.facts import Origin
 from ldmsjob.interfaces import IStats
 from ldmsjob.jobs import Change, Job
-from ldmsjob.journal.records import encode_record
-from ldmsjob.journal.storage import Damaged, JournalFile, checkpoint, set_aside
-from ldmsjob.journal.storedjobs import MAX_TIME_US, Known, StoredJob, job_row, read_jobs
+from ldmsjob.journal.checkpoints import Checkpoints
+from ldmsjob.journal.records import (
+    EVENT_PARTS,
+    MAX_TIME_US,
+    UNENCODABLE,
+    About,
+    NewNotice,
+    about_job,
+    encodable,
+)
+from ldmsjob.journal.storage import (
+    SETTLED,
+    Damaged,
+    JournalFile,
+    set_aside,
+)
+from ldmsjob.journal.storedjobs import Known, StoredJob, job_row, read_jobs
+from ldmsjob.journal.waiting import WaitingTurns
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.notices import Notice
 from ldmsjob.turns import Turn
 
 MAX_WAITING = 100_000
-"""Rows that are kept in memory while the disk refuses them; of more, the oldest go."""
+"""Notices that are kept in memory while the disk refuses them; of more, the oldest go."""
 
 RETRY_SECONDS = 5.0
 """How often a disk that refuses is tried."""
@@ -38,19 +53,13 @@ RETRY_SECONDS = 5.0
 TIDY_SECONDS = 30.0
 """How often the file is tidied."""
 
-CHECKPOINT_ROWS = 5000
-"""So many new rows have the log beside the file copied without waiting for that. Each takes some
-kilobytes of the log."""
-
-_PRUNE_ROWS = 500
+_PRUNE_NOTICES = 500
+_SETTLE_JOBS = 200
 _PRUNE_SECONDS = 0.05
-"""Rows that are looked at in one go, which takes a few milliseconds, and the pause between."""
+"""Notices that are looked at, and rows of jobs that run that are written, in one go, which takes a
+few milliseconds; and the pause between."""
 
 _DISK_FAULTS = (sqlite3.Error, OSError)
-
-
-_Row = tuple[int, int, int, int, bytes]
-"""Number of the notice and of its job, time of receipt, number of the last event so far, record."""
 
 
 class Journal:
@@ -59,10 +68,10 @@ class Journal:
     ``in_thread(function, argument)`` returns a Deferred: what waits for the disk for long is done
     there. ``clock`` makes the calls, ``wall_clock_us`` tells how old rows are.
 
-    Counters: ``rows`` written, ``transactions``, ``failures`` (of the disk), ``lost`` (rows that
-    nobody wrote), ``pruned``, ``damaged`` (files that were set aside), ``unreadable`` (what
-    recovery left out). Gauges: ``waiting`` rows, ``lag_seconds`` for which the disk has refused
-    them, ``file_bytes`` with the log beside the file.
+    Counters: ``rows`` written (each is a notice), ``transactions``, ``failures`` (of the disk),
+    ``lost`` (rows that nobody wrote), ``pruned``, ``damaged`` (files that were set aside),
+    ``unreadable`` (what recovery left out). Gauges: ``waiting`` rows, ``lag_seconds`` for which the
+    disk has refused them, ``file_bytes`` with the log beside the file.
     """
 
     log = Logger(namespace="journal")
@@ -86,7 +95,6 @@ class Journal:
         self._stats = stats
         self._max_age_us = int(max_age_seconds * 1e6)
         self._max_bytes = max_bytes
-        self._in_thread = in_thread
         self._now_us = wall_clock_us
         self.max_waiting = max_waiting
         self._file: JournalFile | None = None
@@ -97,19 +105,24 @@ class Journal:
         """What the disk says; empty while all that is accepted can be written."""
         self._said_lost = False
         self._limited = LimitedLog(self.log, now=clock.seconds)
-        self._rows: list[_Row] = []
+        self._notices: list[NewNotice] = []
+        """What the turn has brought so far."""
+        self._waiting = WaitingTurns()
         self._changed: dict[Job, Known] = {}
         """Jobs whose own row is out of date."""
+        self._begun: dict[Job, Known] = {}
+        """Jobs that run and have no row yet, in the order in which they began: most end soon, and
+        a row then is enough."""
+        self._settled = 0
         self._kept: dict[tuple[str, str], int | None] = {}
         self._known: dict[Job, Known] = {}
-        self._job = self._number = 0
+        self._job = self._number = self._sequence = 0
         self.last_sequence = 0
         """The number of the last event that the file knows, when it was opened."""
         self._retry: IDelayedCall | None = None
         self._tidying: IDelayedCall | None = None
         self._pruned_to = 0
-        self._unchecked = 0
-        self._checkpointing = False
+        self._checkpoints = Checkpoints(path, in_thread, stats)
         stats.gauge("waiting", lambda: self.waiting)
         stats.gauge("lag_seconds", lambda: self.lag_seconds)
         stats.gauge("file_bytes", self._file_bytes)
@@ -136,14 +149,16 @@ class Journal:
             file, numbers = self._opened()
         self._file = file
         self._job, self._number, self.last_sequence = numbers
+        self._settled = self._number
         if file.has_log():
             # Of a daemon that was killed. Daemons that are killed again and again before they copy
             # it would leave a log that grows.
-            self._checkpoint()
+            self._checkpoints.begin()
 
     def _opened(self) -> tuple[JournalFile, tuple[int, int, int]]:
         file = JournalFile(self.path)
         try:
+            file.settle()
             return file, file.last_numbers()
         except BaseException:
             file.close()
@@ -151,7 +166,7 @@ class Journal:
 
     def close(self) -> None:
         """Write what waits, and close. A disk that has refused it is tried once more."""
-        if self._failing and self._rows:
+        if self._failing and self.waiting:
             if self._retry is not None:
                 self._retry.cancel()
             self._try_again()
@@ -161,8 +176,8 @@ class Journal:
             if call is not None and call.active():
                 call.cancel()
         self._retry = self._tidying = None
-        if self._rows:
-            self._lose(len(self._rows))
+        if self.waiting:
+            self._lose(self.waiting)
         file, self._file = self._file, None
         if file is not None:
             try:
@@ -174,8 +189,8 @@ class Journal:
 
     @property
     def waiting(self) -> int:
-        """Rows that are not written yet."""
-        return len(self._rows)
+        """Notices of turns that are over, which are not written yet."""
+        return self._waiting.notices
 
     @property
     def lag_seconds(self) -> float:
@@ -206,42 +221,59 @@ class Journal:
 
         ``sequence`` is the number of the last event so far; ``instance`` the job manager that told.
         """
-        known = self._known
-        rows = self._rows
-        number = self._number
+        # This is on the path of every message: it calls nothing that it need not call.
         last = changes[-1]
         for change in changes:
             job = change.job
-            if change.opened:
-                known[job] = Known(self._job + 1, number + 1, instance)
-            its = known.get(job)
-            if its is not None and change.ended:
-                its.ended_us = received_us
-                self._changed[job] = its
-            try:
-                record = encode_record(notice if change is last else None, change.events, origin)
-            except (ValueError, OverflowError, TypeError) as error:
-                self._unwritable(job, error)
-                if change.opened:
-                    del known[job]
-                continue
+            about = None
+            its = self._known.get(job)
             if its is None:
-                self._unwritable(job, "its beginning is not there")
-                continue
-            number += 1
-            if change.opened:
-                self._job += 1
-            if change.opened or change.described or its.ended_us is not None:
-                self._changed[job] = its
-            rows.append((number, its.number, received_us, sequence, record))
-        self._number = number
-        self._commit_soon()
+                if not change.opened:
+                    self._unwritable(job.key.job_id, "its beginning is not there")
+                    continue
+                its, about = self._begin(job, instance)
+            if change.ended or its.ended_us is not None or (change.described and its.has_row):
+                if change.ended:
+                    its.ended_us = received_us
+                self._row_changed(job, its)
+            events = []
+            for event in change.events:
+                word, detail = EVENT_PARTS[type(event)]
+                events.append(
+                    (
+                        word,
+                        event.sequence,
+                        event.source_time_us,
+                        event.origin,
+                        getattr(event, detail) if detail else None,
+                    )
+                )
+            told = notice if change is last else None
+            self._notices.append((its.number, about, received_us, origin, told, events))
+        self._sequence = sequence
+        if not self._due:
+            self._commit_soon()
+
+    def _begin(self, job: Job, instance: str) -> tuple[Known, About]:
+        self._job += 1
+        its = Known(self._job, self._number + 1, instance)
+        self._known[job] = self._begun[job] = its
+        # What a further attempt knows of the one before it, its notices do not tell.
+        facts = job.facts if job.key.attempt > 1 else None
+        return its, about_job(job, instance, facts)
+
+    def _row_changed(self, job: Job, its: Known) -> None:
+        """Write the job's row with what comes next."""
+        self._changed[job] = its
+        if not its.has_row:
+            its.has_row = True
+            self._begun.pop(job, None)
 
     def described(self, job: Job) -> None:
         """Keep what was looked up about a job that is not forgotten."""
         its = self._known.get(job)
         if its is not None:
-            self._changed[job] = its
+            self._row_changed(job, its)
             self._commit_soon()
 
     def dropped(self, job: Job, now_us: int) -> None:
@@ -251,12 +283,10 @@ class Journal:
             its.ended_us = now_us
             self.described(job)
 
-    def _unwritable(self, job: Job, why: object) -> None:
-        """A job manager has told what no file takes: that costs the row, and nothing else."""
+    def _unwritable(self, job_id: str, why: object) -> None:
+        """A job manager has told what no file takes: that costs the notice, and nothing else."""
         self._stats.add("lost")
-        self._limited.warn(
-            "unwritable", "a notice of job {job}: {why}", job=job.key.text[:80], why=why
-        )
+        self._limited.warn("unwritable", "a notice of job {job}: {why}", job=job_id[:80], why=why)
 
     def forget(self, job: Job) -> None:
         """The job's set is gone: no more will be said of it."""
@@ -283,26 +313,49 @@ class Journal:
     def commit(self) -> None:
         """Write what the turn has brought, in one transaction."""
         self._due = False
-        if self._file is None or self._failing:
+        if self._notices:
+            self._end_turn()
+        file = self._file
+        if file is None or self._failing:
             self._trim()
             return
-        with self._surviving():
-            self._write(self._file)
+        try:
+            self._write(file)
+        except (*_DISK_FAULTS, Damaged) as error:
+            self._see_to(error)
+
+    def _end_turn(self) -> None:
+        notices, self._notices = self._notices, []
+        try:
+            self._waiting.add(self._number + 1, notices, self._job, self._sequence)
+        except UNENCODABLE:
+            notices = encodable(notices, self._unencodable)
+            if not notices:
+                return
+            self._waiting.add(self._number + 1, notices, self._job, self._sequence)
+        self._number += 1
+
+    def _unencodable(self, notice: NewNotice, error: Exception) -> None:
+        number, about = notice[:2]
+        job = next((job for job, known in self._known.items() if known.number == number), None)
+        self._unwritable(str(number) if job is None else job.key.job_id, error)
+        if job is not None and about is not None:  # Nothing more that is told of it can be kept.
+            for where in (self._known, self._begun, self._changed):
+                where.pop(job, None)
 
     def _write(self, file: JournalFile) -> None:
-        if not (self._rows or self._changed or self._kept):
+        waiting, changed, kept = self._waiting, self._changed, self._kept
+        if not (waiting.rows or changed or kept):
             return
         last = self._number
-        jobs = [job_row(job, known, last) for job, known in self._changed.items()]
-        file.write(jobs, self._rows, self._kept)
+        jobs = [job_row(job, its, last) for job, its in changed.items()] if changed else ()
+        file.write(jobs, waiting.rows, kept)
         self._stats.add("transactions")
-        self._stats.add("rows", len(self._rows))
-        self._unchecked += len(self._rows)
-        self._rows = []
-        self._changed.clear()
-        self._kept.clear()
-        if self._unchecked >= CHECKPOINT_ROWS and not self._checkpointing:
-            self._checkpoint()
+        self._stats.add("rows", waiting.notices)
+        self._checkpoints.written(waiting.notices)
+        waiting.clear()
+        changed.clear()
+        kept.clear()
 
     # When the disk fails
 
@@ -311,9 +364,13 @@ class Journal:
         """Do something with the file; what it does wrong ends the block, and is seen to."""
         try:
             yield
-        except Damaged as error:
+        except (*_DISK_FAULTS, Damaged) as error:
+            self._see_to(error)
+
+    def _see_to(self, error: Exception) -> None:
+        if isinstance(error, Damaged):
             self._replace(error)
-        except _DISK_FAULTS as error:
+        else:
             self._fails(error)
 
     def _fails(self, error: Exception) -> None:
@@ -351,26 +408,22 @@ class Journal:
             self.problem = ""
             self.log.info("{path} is written again", path=self.path)
 
-    def _renumber(self, jobs: int, notices: int) -> None:
+    def _renumber(self, jobs: int, turns: int) -> None:
         """The file that could not be opened at the start is not empty: what has been collected,
         with these last numbers, comes behind what it has."""
-        by_jobs, by_notices = self._job, self._number
+        by_jobs, by_turns = self._job, self._number
         self._job += jobs
-        self._number += notices
-        self._rows = [
-            (number + by_notices, job + by_jobs, received_us, sequence, record)
-            for number, job, received_us, sequence, record in self._rows
-        ]
+        self._number += turns
+        self._waiting.renumber(by_turns, by_jobs)
         for known in {*self._known.values(), *self._changed.values()}:
             known.number += by_jobs
-            known.first_notice += by_notices
+            known.first_turn += by_turns
 
     def _trim(self) -> None:
         """Keep no more in memory than is allowed."""
-        excess = len(self._rows) - self.max_waiting
-        if excess > 0:
-            del self._rows[:excess]
-            self._lose(excess)
+        lost = self._waiting.trim(self.max_waiting)
+        if lost:
+            self._lose(lost)
         while len(self._changed) > self.max_waiting:
             del self._changed[next(iter(self._changed))]
         while len(self._kept) > self.max_waiting:
@@ -392,7 +445,8 @@ class Journal:
                 file.close()
         except _DISK_FAULTS:
             pass
-        self._changed.update(self._known)
+        for job, its in self._known.items():
+            self._row_changed(job, its)
         try:
             self._set_aside(error)
             self._file = JournalFile(self.path)
@@ -425,11 +479,22 @@ class Journal:
         if self._file is not None and not self._failing:
             with self._surviving():
                 self._file.check_place()
-                if self._prune(self._file):
+                self._settle(self._file)
+                if self._prune(self._file) or self._begun:
                     delay = _PRUNE_SECONDS
-        if self._unchecked and not self._checkpointing:
-            self._checkpoint()
+        self._checkpoints.begin_if_needed()
         self._tidying = self._clock.callLater(delay, self._tidy)
+
+    def _settle(self, file: JournalFile) -> None:
+        """Give rows to jobs that run: else readers, and the next daemon, would have to look for
+        them further and further back."""
+        for job, its in list(islice(self._begun.items(), _SETTLE_JOBS)):
+            self._row_changed(job, its)
+        oldest = next(iter(self._begun.values()), None)
+        settled = self._number if oldest is None else oldest.first_turn - 1
+        if settled != self._settled:
+            self._settled = self._kept[SETTLED] = settled
+            self._write(file)
 
     def _prune(self, file: JournalFile) -> bool:
         """Go through some rows; returns whether there are more to go through."""
@@ -437,21 +502,9 @@ class Journal:
         before_us = MAX_TIME_US
         if file.used_bytes() <= self._max_bytes:
             before_us = self._now_us() - self._max_age_us
-        self._pruned_to, deleted = file.prune(self._pruned_to, before_us, _PRUNE_ROWS)
+        self._pruned_to, deleted = file.prune(self._pruned_to, before_us, _PRUNE_NOTICES)
         self._stats.add("pruned", deleted)
         return self._pruned_to > 0
-
-    def _checkpoint(self) -> None:
-        self._checkpointing, self._unchecked = True, 0
-
-        def done(_: object) -> None:
-            self._checkpointing = False
-
-        self._in_thread(checkpoint, self.path).addErrback(self._checkpoint_failed).addBoth(done)
-
-    def _checkpoint_failed(self, failure: Failure) -> None:
-        failure.trap(sqlite3.Error)
-        self._stats.add("failures")
 
     # Recovery
 
@@ -473,7 +526,8 @@ class Journal:
 
     def recovered(self, job: Job, stored: StoredJob) -> None:
         """That job is this one: what is said of it from now on belongs to the stored one."""
-        self._changed[job] = self._known[job] = stored.known
+        self._known[job] = stored.known
+        self._row_changed(job, stored.known)
 
     def abandon(self, stored: StoredJob) -> None:
         """Nobody will tell of that job any more: it counts as ended with its last notice."""

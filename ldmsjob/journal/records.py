@@ -1,38 +1,42 @@
 """What stands in the journal's blobs: notices, events and facts as msgpack.
 
-Fields go by their names, and what is not known is left out where that is the default: a newer
-version reads what an older one wrote, and the other way round.
+Facts of jobs, steps and tasks go by the names of their fields, all else by its place. A newer
+version reads what an older one wrote, and the other way round, as long as new fields go to the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from ldmsjob.events import (
-    EVENT_WORDS,
-    JobEvent,
-    StepEnded,
-    StepStarted,
-    TaskEnded,
-    TaskStarted,
-)
+from ldmsjob.events import EVENT_WORDS, StepEnded, StepStarted, TaskEnded, TaskStarted
 from ldmsjob.facts import JobFacts, Origin, StepFacts, TaskFacts
-from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
+from ldmsjob.jobs import Job
+from ldmsjob.notices import Notice
 
-_NOTICES: dict[str, type[Any]] = {
-    "init": JobInit,
-    "step_init": StepInit,
-    "task_init": TaskInit,
-    "task_exit": TaskExit,
-    "step_exit": StepExit,
-    "exit": JobExit,
-}
-_NOTICE_WORDS = {kind: word for word, kind in _NOTICES.items()}
+MAX_TIME_US = (1 << 62) - 1
+"""The latest that is kept; what a notifier tells may be later."""
 
 _DETAILS = {TaskStarted: "task", TaskEnded: "task", StepStarted: "step", StepEnded: "step"}
+EVENT_PARTS = {kind: (word, _DETAILS.get(kind, "")) for kind, word in EVENT_WORDS.items()}
+"""The word of each kind of event, and which of its attributes is kept besides what all have."""
+
+
+class About(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What an attempt of a job is."""
+
+    resource_manager: str
+    job_id: str
+    attempt: int
+    instance: str
+    """The job manager that told of it."""
+    adopted: bool
+    """Whether its start was not seen."""
+    start_us: int
+    facts: JobFacts | None
+    """None where its notices tell all of them."""
 
 
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):
@@ -46,63 +50,140 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     step: StepFacts | None = None
 
 
+class StoredNotice(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One notice as it is kept: the part of a turn that is about one job.
+
+    What is in it is read when it is asked for; what is damaged, or not known to this version,
+    raises ``msgspec.MsgspecError`` then.
+    """
+
+    job: int
+    """Number of the job."""
+    about_blob: msgspec.Raw
+    received_us: int
+    origin: Origin
+    notice_blob: msgspec.Raw
+    events_blob: msgspec.Raw
+
+    def has_about(self) -> bool:
+        """Whether it tells what its job is."""
+        return bytes(self.about_blob) != _NIL
+
+    def notice(self) -> Notice | None:
+        """What was told; None when another job's notice, the next one in its turn, has ended this
+        one."""
+        return _decoded(_decode_notice, self.notice_blob)
+
+    def events(self) -> list[StoredEvent]:
+        """What it gave."""
+        events = []
+        for word, sequence, source_time_us, origin, detail in _decoded(
+            _decode_events, self.events_blob
+        ):
+            task = _decoded(_decode_task, detail) if word.startswith("task_") else None
+            step = _decoded(_decode_step, detail) if word.startswith("step_") else None
+            events.append(StoredEvent(word, sequence, source_time_us, origin, task, step))
+        return events
+
+
+NewNotice = tuple[int, About | None, int, Origin, Notice | None, Sequence[tuple[Any, ...]]]
+"""The same before it is kept, with a tuple for each event: tuples take the least time to make."""
+
 encode = msgspec.msgpack.Encoder().encode
-_decode_facts = msgspec.msgpack.Decoder(JobFacts).decode
-_decode_record = msgspec.msgpack.Decoder(
-    tuple[str, Origin, msgspec.Raw, list[tuple[str, int, int, Origin, msgspec.Raw]]]
-).decode
-_decode_notice = {word: msgspec.msgpack.Decoder(kind).decode for word, kind in _NOTICES.items()}
+"""What takes About, and lists of notices that are new or stored.
+
+Raises ``ValueError``, ``OverflowError`` or ``TypeError`` for what msgpack does not take."""
+
+UNENCODABLE = (ValueError, OverflowError, TypeError)
+
+_NIL = encode(None)
+_decode_about = msgspec.msgpack.Decoder(About).decode
+_decode_turn = msgspec.msgpack.Decoder(list[StoredNotice]).decode
+_decode_parts = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode_part = msgspec.msgpack.Decoder(StoredNotice).decode
+_decode_events = msgspec.msgpack.Decoder(list[tuple[str, int, int, Origin, msgspec.Raw]]).decode
+_decode_notice = msgspec.msgpack.Decoder(Notice | None).decode
 _decode_task = msgspec.msgpack.Decoder(TaskFacts).decode
 _decode_step = msgspec.msgpack.Decoder(StepFacts).decode
 
 
-def encode_record(
-    notice: Notice | None, events: Sequence[JobEvent], origin: Origin = "message"
-) -> bytes:
-    """A notice, how it came to be known, and what it gave; None for what another row's notice
-    tells."""
-    stored = []
-    for event in events:
-        kind = type(event)
-        detail = _DETAILS.get(kind)
-        stored.append(
-            (
-                EVENT_WORDS[kind],
-                event.sequence,
-                event.source_time_us,
-                event.origin,
-                None if detail is None else getattr(event, detail),
-            )
-        )
-    return encode((_NOTICE_WORDS.get(type(notice), ""), origin, notice, stored))
+def about_job(job: Job, instance: str, facts: JobFacts | None) -> About:
+    """What a job is."""
+    key = job.key
+    start_us = job.start_us if job.start_us < MAX_TIME_US else MAX_TIME_US
+    return About(
+        key.resource_manager, key.job_id, key.attempt, instance, job.adopted, start_us, facts
+    )
 
 
-def decode_record(data: bytes) -> tuple[Notice | None, Origin, list[StoredEvent]]:
-    """The opposite: notice, origin, events.
+def encodable(
+    notices: Sequence[NewNotice], refused: Callable[[NewNotice, Exception], None]
+) -> list[NewNotice]:
+    """Those of them that ``encode`` takes; ``refused`` is told of the others. Of a job the first of
+    whose notices is none of them, the others are not either."""
+    found = []
+    without_beginning = set()
+    for notice in notices:
+        number, about = notice[:2]
+        try:
+            if number in without_beginning:
+                raise ValueError("its beginning is not there")
+            encode(notice)
+        except UNENCODABLE as error:
+            if about is not None:
+                without_beginning.add(number)
+            refused(notice, error)
+        else:
+            found.append(notice)
+    return found
 
-    Raises ``msgspec.MsgspecError`` for what is none, and ``KeyError`` for a kind of notice that
-    this version does not know.
+
+def decode_turn(
+    data: bytes, unreadable: Callable[[Exception], None] | None = None
+) -> list[StoredNotice]:
+    """What ``encode`` made of a list of notices.
+
+    ``unreadable`` is told of what is damaged, and the rest is returned.
     """
     try:
-        return _decoded_record(data)
-    except UnicodeDecodeError as error:  # which is no error of msgspec's own
-        raise msgspec.DecodeError(str(error)) from None
+        return _decoded(_decode_turn, data)
+    except msgspec.MsgspecError as error:
+        found: list[StoredNotice] = []
+        failures: list[Exception] = []
+        try:
+            parts = _decoded(_decode_parts, data)
+        except msgspec.MsgspecError:
+            parts, failures = [], [error]
+        for part in parts:
+            try:
+                found.append(_decoded(_decode_part, part))
+            except msgspec.MsgspecError as part_error:
+                failures.append(part_error)
+        if unreadable is not None:
+            for failure in failures:
+                unreadable(failure)
+        return found
 
 
-def _decoded_record(data: bytes) -> tuple[Notice | None, Origin, list[StoredEvent]]:
-    word, origin, raw, stored = _decode_record(data)
-    notice = _decode_notice[word](raw) if word else None
-    events = []
-    for event_word, sequence, source_time_us, event_origin, detail in stored:
-        task = _decode_task(detail) if event_word.startswith("task_") else None
-        step = _decode_step(detail) if event_word.startswith("step_") else None
-        events.append(StoredEvent(event_word, sequence, source_time_us, event_origin, task, step))
-    return notice, origin, events
+def count_notices(data: bytes) -> int:
+    """How many there are in what ``encode`` made of a list of notices."""
+    return len(_decode_parts(data))
 
 
-def decode_facts(data: bytes) -> JobFacts:
-    """What ``encode`` made of them. Raises ``msgspec.MsgspecError``."""
+def renumbered(data: bytes, by: int) -> bytes:
+    """The same notices, of jobs whose numbers are higher by that."""
+    return encode(
+        [msgspec.structs.replace(notice, job=notice.job + by) for notice in _decode_turn(data)]
+    )
+
+
+def decode_about(data: bytes) -> About:
+    """What ``encode`` made of it. Raises ``msgspec.MsgspecError``."""
+    return _decoded(_decode_about, data)
+
+
+def _decoded(decode: Callable[[Any], Any], data: Any) -> Any:
     try:
-        return _decode_facts(data)
-    except UnicodeDecodeError as error:
+        return decode(data)
+    except UnicodeDecodeError as error:  # which is no error of msgspec's own
         raise msgspec.DecodeError(str(error)) from None

@@ -6,14 +6,17 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
-from ldmsjob.errors import ConfigError
+import msgspec
 
-FORMAT = 1
+from ldmsjob.errors import ConfigError
+from ldmsjob.journal.records import StoredNotice, decode_about, decode_turn, encode
+
+FORMAT = 2
 """``user_version`` of the file; one with another number is set aside."""
 
 CHECKED_BYTES = 64 << 20
@@ -27,23 +30,18 @@ _APPLICATION = 0x6C646A6D
 _TABLES = """
 CREATE TABLE jobs (
     job INTEGER PRIMARY KEY,
-    first_notice INTEGER NOT NULL,
-    last_notice INTEGER,
-    resource_manager TEXT NOT NULL,
+    first_turn INTEGER NOT NULL,
+    last_turn INTEGER,
     job_id TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    instance TEXT NOT NULL,
-    adopted INTEGER NOT NULL,
-    start_us INTEGER NOT NULL,
     ended_us INTEGER,
-    facts BLOB NOT NULL
+    about BLOB NOT NULL
 );
-CREATE TABLE notices (
+CREATE TABLE turns (
     number INTEGER PRIMARY KEY,
-    job INTEGER NOT NULL,
     received_us INTEGER NOT NULL,
+    job INTEGER NOT NULL,
     sequence INTEGER NOT NULL,
-    record BLOB NOT NULL
+    notices BLOB NOT NULL
 );
 CREATE TABLE kept (
     owner TEXT NOT NULL,
@@ -52,28 +50,29 @@ CREATE TABLE kept (
     PRIMARY KEY (owner, name)
 ) WITHOUT ROWID;
 """
-# No further indexes: each would be written with every notice, and is read by nobody but people.
+# No further indexes: each would be written with every job, and is read by nobody but people.
 
-_PUT_JOB = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_PUT_NOTICE = "INSERT INTO notices VALUES (?, ?, ?, ?, ?)"
+_PUT_JOB = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?)"
+_PUT_FOUND_JOB = "INSERT OR IGNORE INTO jobs VALUES (?, ?, ?, ?, ?, ?)"
+_PUT_TURN = "INSERT INTO turns VALUES (?, ?, ?, ?, ?)"
 _PUT_KEPT = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)"
 _DROP_KEPT = "DELETE FROM kept WHERE owner = ? AND name = ?"
-_OLDEST = """
-SELECT number, received_us, notices.job, jobs.job IS NULL, ended_us FROM notices LEFT JOIN jobs
-ON notices.job = jobs.job
-WHERE number > ? ORDER BY number LIMIT ?
+_OLDEST = "SELECT number, received_us, job, notices FROM turns WHERE number > ? ORDER BY number"
+_NOT_FORGOTTEN = "SELECT job FROM jobs WHERE job <= ? AND (ended_us IS NULL OR ended_us >= ?)"
+_TURNS_OF_JOBS = """
+SELECT notices FROM turns
+WHERE number >= (SELECT min(first_turn) FROM jobs WHERE ended_us IS NULL OR ended_us > ?)
+ORDER BY number
 """
-_NOTICES_OF_JOBS = """
-SELECT job, received_us, record FROM notices
-WHERE number >= (SELECT min(first_notice) FROM jobs WHERE ended_us IS NULL OR ended_us > ?)
-AND job IN (SELECT job FROM jobs WHERE ended_us IS NULL OR ended_us > ?) ORDER BY number
-"""
-_DROP_JOBS = "DELETE FROM jobs WHERE job <= ? AND ended_us < ? AND last_notice <= ?"
-
-_NEVER = 1 << 62
+_DROP_JOBS = "DELETE FROM jobs WHERE job <= ? AND ended_us < ? AND last_turn <= ?"
 
 _OWN = "journal"
-"""Owner of what the journal keeps of itself: the highest numbers, when their rows may be gone."""
+"""Owner of what the journal keeps of itself: the highest numbers, when their rows may be gone, and
+how far jobs have rows."""
+
+SETTLED = (_OWN, "settled")
+"""Under which name is kept up to which turn jobs that began in it, and run, have their rows; later
+ones are to be found in the turns."""
 
 _RESTARTS, _RESTART_SECONDS = 50, 0.005
 """How often, and after which pause, a log that is in use is tried to be begun anew."""
@@ -81,20 +80,36 @@ _RESTARTS, _RESTART_SECONDS = 50, 0.005
 _SIDES = ("", "-wal", "-shm")
 
 
+JobRow = tuple[int, int, int | None, str, int | None, bytes]
+"""Number of the job, of the turn in which it began and of the last one that told of it, its own id,
+when it ended, and what else is known about it. Of one that runs, neither the last turn nor the end
+is known."""
+
+TurnRow = tuple[int, int, int, int, bytes]
+"""Number of the turn, time of receipt of its last notice, highest number of a job and of an event
+so far, its notices."""
+
+TURNS_BEHIND = "SELECT number, notices FROM turns WHERE number > ? ORDER BY number"
+
+
 class Damaged(Exception):
     """The file is no journal, or is not whole."""
 
 
+def _told(error: sqlite3.Error) -> Exception:
+    """``Damaged`` for an error of which the file itself is at fault, and not the disk or the
+    directory that it is in."""
+    if type(error) is sqlite3.DatabaseError or isinstance(error, sqlite3.IntegrityError):
+        return Damaged(str(error))
+    return error
+
+
 @contextmanager
 def _telling_damage() -> Iterator[None]:
-    """Raise ``Damaged`` for an error of which the file itself is at fault, and not the disk or the
-    directory that it is in."""
     try:
         yield
     except sqlite3.Error as error:
-        if type(error) is sqlite3.DatabaseError or isinstance(error, sqlite3.IntegrityError):
-            raise Damaged(str(error)) from error
-        raise
+        raise _told(error) from error
 
 
 class JournalFile:
@@ -136,15 +151,16 @@ class JournalFile:
             os.close(self._lock)
 
     def last_numbers(self) -> tuple[int, int, int]:
-        """The highest numbers that were ever in use: of jobs, of notices, and of events."""
+        """The highest numbers that were ever in use: of jobs, of turns, and of events."""
         pruned = self.kept(_OWN)
-        (job,) = self._all("SELECT max(job) FROM jobs")[0]
-        (number,) = self._all("SELECT max(number) FROM notices")[0]
-        newest = self._all("SELECT sequence FROM notices WHERE number = ?", number)
-        sequence = newest[0][0] if newest else 0
+        (in_rows,) = self._all("SELECT max(job) FROM jobs")[0]
+        newest = self._all(
+            "SELECT job, number, sequence FROM turns ORDER BY number DESC LIMIT 1"
+        ) or [(0, 0, 0)]
+        job, number, sequence = newest[0]
         return (
-            max(job or 0, pruned.get("job", 0)),
-            max(number or 0, pruned.get("number", 0)),
+            max(job, in_rows or 0, pruned.get("job", 0)),
+            max(number, pruned.get("number", 0)),
             max(sequence, pruned.get("sequence", 0)),
         )
 
@@ -152,75 +168,133 @@ class JournalFile:
         """What that owner keeps."""
         return dict(self._all("SELECT name, value FROM kept WHERE owner = ?", owner))
 
-    def jobs(self, ended_after_us: int) -> list[tuple[Any, ...]]:
+    def settle(self) -> None:
+        """Write the rows of jobs of which only the turns tell that they have begun, in a
+        transaction."""
+        settled = read_settled(self._database)
+        found: list[JobRow] = []
+        with _telling_damage():
+            for number, data in self._database.execute(TURNS_BEHIND, (settled,)):
+                settled = number
+                found += begun_jobs(number, decode_turn(data))
+        if found:
+            with self._transaction() as cursor:
+                cursor.executemany(_PUT_FOUND_JOB, found)
+                cursor.execute(_PUT_KEPT, (*SETTLED, settled))
+
+    def jobs(self, ended_after_us: int) -> list[JobRow]:
         """Rows of jobs that have not ended, or ended after that time, oldest first."""
         return self._all(
             "SELECT * FROM jobs WHERE ended_us IS NULL OR ended_us > ? ORDER BY job", ended_after_us
         )
 
-    def notices(self, ended_after_us: int) -> Iterator[tuple[int, int, bytes]]:
-        """``(job, received_us, record)`` of the notices of these jobs, in order."""
+    def turns(self, ended_after_us: int) -> Iterator[bytes]:
+        """The notices of all turns since the first of these jobs has begun, in order."""
         with _telling_damage():
-            yield from self._database.execute(_NOTICES_OF_JOBS, (ended_after_us, ended_after_us))
+            for (data,) in self._database.execute(_TURNS_OF_JOBS, (ended_after_us,)):
+                yield data
 
     def write(
         self,
-        jobs: Sequence[tuple[Any, ...]],
-        notices: Sequence[tuple[Any, ...]],
+        jobs: Sequence[JobRow],
+        turns: Sequence[TurnRow],
         kept: Mapping[tuple[str, str], int | None],
     ) -> None:
-        """One transaction: rows of jobs (new or changed) and notices, and what is kept (None:
-        no longer)."""
+        """One transaction: rows of jobs (new or changed) and turns, and what is kept (None: no
+        longer)."""
+        if len(turns) == 1 and not (jobs or kept):
+            try:
+                self._cursor.execute(_PUT_TURN, turns[0])  # a transaction of its own
+            except sqlite3.Error as error:
+                raise _told(error) from error
+            return
         with self._transaction() as cursor:
             if jobs:
                 cursor.executemany(_PUT_JOB, jobs)
-            cursor.executemany(_PUT_NOTICE, notices)
+            cursor.executemany(_PUT_TURN, turns)
             for (owner, name), value in kept.items():
                 if value is None:
                     cursor.execute(_DROP_KEPT, (owner, name))
                 else:
                     cursor.execute(_PUT_KEPT, (owner, name, value))
 
-    def end_job(self, job: int, ended_us: int, last_notice: int) -> None:
+    def end_job(self, job: int, ended_us: int, last_turn: int) -> None:
         """Mark a job as ended that has no end, in a transaction."""
         with self._transaction() as cursor:
             cursor.execute(
-                "UPDATE jobs SET ended_us = ?, last_notice = ? WHERE job = ? AND ended_us IS NULL",
-                (ended_us, last_notice, job),
+                "UPDATE jobs SET ended_us = ?, last_turn = ? WHERE job = ? AND ended_us IS NULL",
+                (ended_us, last_turn, job),
             )
 
     def prune(self, after: int, ended_before_us: int, at_most: int) -> tuple[int, int]:
-        """Go through up to ``at_most`` notices behind number ``after``, and delete those of jobs
-        that ended before that time, and such jobs when they have none any more.
+        """Go through about ``at_most`` notices of turns behind number ``after``, and delete those
+        of jobs that ended before that time, and such jobs when they have none any more.
 
-        Returns where to go on, 0 when that is at the beginning, and how many were deleted.
+        A turn is written anew only when half of it is to go: what is left of it then is of jobs
+        that have no rows. Returns where to go on, 0 when that is at the beginning, and how many
+        notices were deleted.
         """
         numbers = zip(("job", "number", "sequence"), self.last_numbers(), strict=True)
-        rows = self._all(_OLDEST, after, at_most)
-        old = [row for row in rows if row[1] < ended_before_us]
-        deleted = [(row[0],) for row in old if row[3] or (row[4] or _NEVER) < ended_before_us]
-        if deleted:
-            with self._transaction() as cursor:
+        old, last, is_more = self._old_turns(after, ended_before_us, at_most)
+        if not old:
+            return 0, 0
+        newest_job = max(job for _number, job, _notices in old)
+        wanted = {job for (job,) in self._all(_NOT_FORGOTTEN, newest_job, ended_before_us)}
+        deleted, rewritten, count = [], [], 0
+        for number, _job, notices in old:
+            left = [notice for notice in notices if notice.job in wanted]
+            if 2 * len(left) <= len(notices):
+                count += len(notices) - len(left)
+                if left:
+                    rewritten.append((encode(left), number))
+                else:
+                    deleted.append((number,))
+        with self._transaction() as cursor:
+            if deleted or rewritten:
                 cursor.executemany(_PUT_KEPT, [(_OWN, *number) for number in numbers])
-                cursor.executemany("DELETE FROM notices WHERE number = ?", deleted)
-                newest = max(row[2] for row in old)
-                cursor.execute(_DROP_JOBS, (newest, ended_before_us, rows[-1][0]))
-        # Rows that a clock has told to be of the future must not end it.
-        return rows[-1][0] if len(rows) == at_most and old else 0, len(deleted)
+                cursor.executemany("DELETE FROM turns WHERE number = ?", deleted)
+                cursor.executemany("UPDATE turns SET notices = ? WHERE number = ?", rewritten)
+            cursor.execute(_DROP_JOBS, (newest_job, ended_before_us, last))
+        # Turns that a clock has told to be of the future must not end it.
+        return last if is_more else 0, count
+
+    def _old_turns(
+        self, after: int, before_us: int, at_most: int
+    ) -> tuple[list[tuple[int, int, list[StoredNotice]]], int, bool]:
+        """Turns behind that number that came before that time, as number, highest number of a job,
+        and notices; the number of the last one looked at, and whether there are more."""
+        old: list[tuple[int, int, list[StoredNotice]]] = []
+        last, count = after, 0
+        settled = read_settled(self._database)
+        rows = self._database.execute(_OLDEST, (after,))
+        with _telling_damage(), closing(rows):
+            for number, received_us, job, data in rows:
+                if number > settled:
+                    break
+                if count >= at_most:
+                    return old, last, True
+                last = number
+                count += 1
+                if received_us < before_us:
+                    notices = decode_turn(data)
+                    old.append((number, job, notices))
+                    count += len(notices) - 1
+        return old, last, False
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
         cursor = self._cursor
-        with _telling_damage():
+        try:
             cursor.execute("BEGIN IMMEDIATE")
-            try:
-                yield cursor
-                cursor.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # What made the transaction fail is what is told.
-                    if self._database.in_transaction:
-                        cursor.execute("ROLLBACK")
-                raise
+            yield cursor
+            cursor.execute("COMMIT")
+        except BaseException as error:
+            with suppress(sqlite3.Error):  # What made the transaction fail is what is told.
+                if self._database.in_transaction:
+                    cursor.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise _told(error) from error
+            raise
 
     def has_log(self) -> bool:
         """Whether something stands in the log beside the file."""
@@ -266,6 +340,22 @@ def _connect_for_reading(path: str, how: str) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def read_settled(database: sqlite3.Connection) -> int:
+    """Up to which turn jobs that run have rows. Raises ``sqlite3.Error``."""
+    found = database.execute("SELECT value FROM kept WHERE owner = ? AND name = ?", SETTLED)
+    row = found.fetchone()
+    return int(row[0]) if row else 0
+
+
+def begun_jobs(number: int, notices: Iterable[StoredNotice]) -> Iterator[JobRow]:
+    """The rows that jobs which begin in that turn have at first; without what cannot be read."""
+    for notice in notices:
+        if notice.has_about():
+            about = bytes(notice.about_blob)
+            with suppress(msgspec.MsgspecError):
+                yield notice.job, number, None, decode_about(about).job_id, None, about
 
 
 def checkpoint(path: str) -> None:
@@ -375,5 +465,5 @@ def _check_format(database: sqlite3.Connection) -> None:
         (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         raise Damaged("it is no journal" if tables or version or application else "it is empty")
     found = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    if not {"jobs", "notices", "kept"} <= found:
+    if not {"jobs", "turns", "kept"} <= found:
         raise Damaged("tables are missing")

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
 from ldmsjob.facts import JobFacts, JobKey, Origin
 from ldmsjob.jobs import Job
-from ldmsjob.journal.records import decode_facts, decode_record, encode
-from ldmsjob.journal.storage import JournalFile
+from ldmsjob.journal.records import (
+    UNENCODABLE,
+    About,
+    StoredNotice,
+    about_job,
+    decode_about,
+    decode_turn,
+    encode,
+)
+from ldmsjob.journal.storage import JobRow, JournalFile
 from ldmsjob.notices import Notice
-
-MAX_TIME_US = (1 << 62) - 1
-"""The latest that a column takes."""
 
 
 class Known:
     """What the journal knows of a job that more may be said of."""
 
-    __slots__ = ("ended_us", "first_notice", "instance", "number")
+    __slots__ = ("ended_us", "first_turn", "has_row", "instance", "number")
 
-    def __init__(self, number: int, first_notice: int, instance: str) -> None:
+    def __init__(self, number: int, first_turn: int, instance: str) -> None:
         self.number = number
-        self.first_notice = first_notice
+        self.first_turn = first_turn
         self.instance = instance
+        self.has_row = False
+        """Whether it has a row of its own, or is about to get one."""
         self.ended_us: int | None = None
         """When its end was heard of, by the clock of this daemon and not of the notifier."""
 
@@ -33,22 +39,15 @@ class Known:
 class StoredJob:
     """A job as the journal has it, for recovery."""
 
-    def __init__(
-        self,
-        known: Known,
-        key: JobKey,
-        adopted: bool,
-        start_us: int,
-        facts: JobFacts,
-        notices: list[tuple[int, Notice | None, Origin]],
-    ) -> None:
+    def __init__(self, known: Known, about: About) -> None:
         self.known = known
-        self.key = key
-        self.adopted = adopted
-        self.start_us = start_us
-        self.facts = facts
-        """As they were when its row was last written: at its beginning, unless it has ended."""
-        self.notices = notices
+        self.key = JobKey(about.resource_manager, about.job_id, about.attempt)
+        self.adopted = about.adopted
+        self.start_us = about.start_us
+        self.facts = about.facts or JobFacts(self.key.text)
+        """As they were when its row was last written: some time while it ran, unless it has
+        ended."""
+        self.notices: list[tuple[int, Notice | None, Origin]] = []
         """What was accepted about it, with times of receipt and origins, in order. None: another
         attempt's notice ended it."""
 
@@ -70,64 +69,62 @@ def read_jobs(
     ``unreadable`` is told of rows that are left out. Raises what ``file`` does, with what was read
     until then in ``found``.
     """
+
+    def damaged(error: Exception) -> None:
+        unreadable("a notice", error)
+
     try:
         for row in file.jobs(ended_after_us):
             _find_job(row, found, unreadable)
-        for number, received_us, record in file.notices(ended_after_us):
-            if number in found:
-                _find_notice(found[number], received_us, record, unreadable)
+        for data in file.turns(ended_after_us):
+            for stored in decode_turn(data, damaged):
+                if stored.job in found:
+                    _find_notice(found[stored.job], stored, unreadable)
     finally:
-        for stored in found.values():
-            if stored.known.ended_us is not None:  # even if the notice is not there that ended it
-                stored.notices.append((stored.known.ended_us, None, "message"))
+        for job in found.values():
+            if job.known.ended_us is not None:  # even if the notice is not there that ended it
+                job.notices.append((job.known.ended_us, None, "message"))
 
 
 def _find_job(
-    row: Sequence[Any],
-    found: dict[int, StoredJob],
-    unreadable: Callable[[str, Exception], None],
+    row: JobRow, found: dict[int, StoredJob], unreadable: Callable[[str, Exception], None]
 ) -> None:
-    number, first_notice, _last, manager, job_id, attempt, *rest = row
-    instance, adopted, start_us, ended_us, facts = rest
-    known = Known(number, first_notice, instance)
-    known.ended_us = ended_us
+    number, first_turn, _last, job_id, ended_us, blob = row
     try:
-        key, as_known = JobKey(manager, job_id, attempt), decode_facts(facts)
+        about = decode_about(blob)
     except msgspec.MsgspecError as error:
         unreadable(f"job {job_id}", error)
         return
-    if ended_us is None or as_known.end_us is not None:  # else nobody will tell of it any more
-        found[number] = StoredJob(known, key, bool(adopted), start_us, as_known, [])
+    known = Known(number, first_turn, about.instance)
+    known.ended_us = ended_us
+    known.has_row = True
+    job = StoredJob(known, about)
+    if ended_us is None or job.facts.end_us is not None:  # else nobody will tell of it any more
+        found[number] = job
 
 
 def _find_notice(
-    job: StoredJob, received_us: int, record: bytes, unreadable: Callable[[str, Exception], None]
+    job: StoredJob, stored: StoredNotice, unreadable: Callable[[str, Exception], None]
 ) -> None:
     try:
-        notice, origin, _events = decode_record(record)
-    except (msgspec.MsgspecError, KeyError) as error:
+        job.notices.append((stored.received_us, stored.notice(), stored.origin))
+    except msgspec.MsgspecError as error:
         unreadable(f"a notice of job {job.key.job_id}", error)
-    else:
-        job.notices.append((received_us, notice, origin))
 
 
-def job_row(job: Job, known: Known, last_notice: int) -> tuple[Any, ...]:
-    """The row of a job; ``last_notice`` is the number of the newest one, of whomever."""
-    key = job.key
+def job_row(job: Job, known: Known, last_turn: int) -> JobRow:
+    """The row of a job; ``last_turn`` is the number of the newest one, whatever it told."""
     try:
-        facts = encode(job.facts)
-    except (ValueError, OverflowError, TypeError):  # as its rows may have been
-        facts = encode(JobFacts(key.text, end_us=known.ended_us))
+        about = encode(about_job(job, known.instance, job.facts))
+    except UNENCODABLE:  # as its notices may have been
+        facts = JobFacts(job.key.text, end_us=known.ended_us)
+        about = encode(about_job(job, known.instance, facts))
+    ended_us = known.ended_us
     return (
         known.number,
-        known.first_notice,
-        last_notice if known.ended_us is not None else None,
-        key.resource_manager,
-        key.job_id,
-        key.attempt,
-        known.instance,
-        job.adopted,
-        min(job.start_us, MAX_TIME_US),
-        known.ended_us,
-        facts,
+        known.first_turn,
+        None if ended_us is None else last_turn,
+        job.key.job_id,
+        ended_us,
+        about,
     )
