@@ -39,6 +39,10 @@ class KnownJobs:
         newest = self.newest[job.key.resource_manager]
         if newest.get(job.key.job_id) is job:
             del newest[job.key.job_id]
+        if not self.by_key:
+            # A dictionary that was large stays large, until it is cleared.
+            self.by_key.clear()
+            self.newest.clear()
 
     def is_newest(self, job: Job) -> bool:
         """Whether no later attempt is known."""

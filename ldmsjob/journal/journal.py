@@ -291,6 +291,8 @@ class Journal:
     def forget(self, job: Job) -> None:
         """The job's set is gone: no more will be said of it."""
         self._known.pop(job, None)
+        if not self._known:
+            self._known.clear()  # else it stays as large as it ever was
 
     def keep(self, owner: str, name: str, value: int | None) -> None:
         """Keep a number under that name, in the same transaction as the notices that come next;

@@ -58,6 +58,8 @@ class SetRegistry:
         Whoever holds the set may go on reading it.
         """
         metric_set = self._sets.pop(instance, None)
+        if not self._sets:
+            self._sets.clear()  # else it stays as large as it ever was
         if metric_set is not None:
             self._tell("removed", metric_set)
         return metric_set
