@@ -120,7 +120,8 @@ class Limits:
     # Jobs
     jobs: int = _limit(
         100_000,
-        "Jobs that run or whose sets linger. Each takes about 10 KiB. Of more, nothing is shown.",
+        "Jobs that run or whose sets linger. Each takes about 4 KiB, and 7 KiB more once its set is"
+        " read. Of more, nothing is shown.",
     )
     steps_per_job: int = _limit(100_000, "Steps of one job. Further ones are left out.")
     nodes_per_step: int = _limit(20_000, "Nodes of one step. Further ones are left out.")
