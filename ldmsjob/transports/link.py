@@ -407,7 +407,7 @@ class LinkProtocol(Protocol):
             event = events[0]
             step: AuthStep | Deferred[AuthStep]
             try:
-                if isinstance(event, LinkUp):
+                if type(event) is LinkUp:
                     step = self._authentication.first()
                 else:
                     step = self._authentication.received(cast(AuthReceived, event).payload)

@@ -57,9 +57,9 @@ class Rail:
 
     def link_for(self, command: WireCommand | SetCommand) -> ILink:
         """The endpoint that carries it, as the C library chooses."""
-        if isinstance(command, (Forward, Publish)):
+        if type(command) is Forward or type(command) is Publish:
             return self.links[endpoint_of(command, self.size)]
-        if isinstance(command, LookUp):
+        if type(command) is LookUp:
             self._lookups += 1
             return self.links[(self._lookups - 1) % self.size]
         return self.links[0]
@@ -99,7 +99,7 @@ class Rail:
     def spread(self, events: Sequence[WireEvent | SetEvent]) -> None:
         """Have changes of limits that came over one endpoint hold for all."""
         for event in events:
-            if isinstance(event, (QuotaChanged, RateChanged)):
+            if type(event) is QuotaChanged or type(event) is RateChanged:
                 for member in self.links.values():
                     member.change_limit(event)
 

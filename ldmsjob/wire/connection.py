@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import secrets
 from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -50,6 +51,9 @@ from ldmsjob.wire.events import (
 from ldmsjob.wire.request import RequestReader, request, responses
 from ldmsjob.wire.setexchange import SetExchange
 from ldmsjob.wire.subscriptions import SubscriptionExchange
+
+if TYPE_CHECKING:
+    from ldmsjob.wire.setevents import SetCommand
 
 _FrameAction = Callable[["LdmsConnection", bytes, int, int, list[WireEvent]], None]
 _RequestAction = Callable[["LdmsConnection", bytes, bytes, int, int, list[WireEvent]], None]
@@ -447,37 +451,38 @@ class LdmsConnection:
         """
         if self._reader is None:
             raise RuntimeError("the peer is not authenticated")
-        if isinstance(command, Forward):
+        # `isinstance` asks Python code of msgspec's for each kind that it is not.
+        if type(command) is Forward:
             frames = msg.forwarded(command, now_us)
             self.allowance.spend(command.credit, now_us)
             self._output.append(frames)
-        elif isinstance(command, ReturnCredit):
+        elif type(command) is ReturnCredit:
             rc = command.rc
             self._output.append(b"".join([credit_frame(amount, rc) for amount in command.amounts]))
-        elif isinstance(command, Publish):
+        elif type(command) is Publish:
             frame = msg.publish_frame(command, self._number, now_us)
             self.allowance.spend(len(frame) - msg.TAG_AT, now_us)
             self._number += 1
             self._output.append(frame)
-        elif isinstance(command, (Subscribe, Unsubscribe)):
+        elif type(command) is Subscribe or type(command) is Unsubscribe:
             self._subscriptions.ask(command)
-        elif isinstance(command, ChangeQuota):
+        elif type(command) is ChangeQuota:
             self._send_request(xprt.limit_change(xprt.QUOTA_RECONFIG, command.quota))
-        elif isinstance(command, ChangeRate):
+        elif type(command) is ChangeRate:
             self._send_request(xprt.limit_change(xprt.RATE_RECONFIG, command.rate))
-        elif isinstance(command, (AnswerSubscribe, AnswerUnsubscribe)):
+        elif type(command) is AnswerSubscribe or type(command) is AnswerUnsubscribe:
             self._subscriptions.answer(command)
-        elif isinstance(command, AskDaemon):
+        elif type(command) is AskDaemon:
             self._requests.asked(command.number)
             record = request(command.number, command.code)
             self._send_request(xprt.counted_request(xprt.SEND_MSG, record))
-        elif isinstance(command, AnswerDaemonRequest):
+        elif type(command) is AnswerDaemonRequest:
             for record in responses(
                 command.number, command.error, command.attribute, command.value
             ):
                 self._send_request(xprt.counted_request(xprt.SEND_MSG, record))
         else:
-            self._sets.send(command, now_us)
+            self._sets.send(cast("SetCommand", command), now_us)
 
     def _send_request(self, request: bytes) -> None:
         self._output.append(zap.counted_frame(zap.SENDRECV, request))
