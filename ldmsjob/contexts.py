@@ -145,8 +145,9 @@ class JobManagerContext(PluginContext):
         self.received_time_us: Callable[[], int] = core.time_us
         self._subscriptions = _Subscriptions()
         self._notices = 0
-        self._told = False
+        self._last_received_us = -1
         self._last_notice = -1.0
+        self.stats.counts("notices", lambda: self._notices)
         self.stats.gauge("last_notice_seconds", lambda: self.last_notice_seconds)
 
     @property
@@ -170,16 +171,9 @@ class JobManagerContext(PluginContext):
             notice, received_time_us, self.resource_manager, policy, origin, instance
         )
         self._notices += 1
-        if not self._told:
-            self._told = origin == "message"
-            self.core.turn.at_end(self._count)
-
-    def _count(self) -> None:
-        """Once a turn."""
-        self.stats.add("notices", self._notices)
-        self._notices = 0
-        if self._told:
-            self._told = False
+        if origin == "message" and received_time_us != self._last_received_us:
+            # Those that came together have one time.
+            self._last_received_us = received_time_us
             self._last_notice = self.core.clock.seconds()
 
     def find_job(self, key: JobKey) -> IJob | None:

@@ -132,6 +132,11 @@ class IStats(Interface):
     def get(counter: str) -> int:
         """The present value; 0 when nobody has added to it."""
 
+    def counts(counter: str, read: Callable[[], int]) -> None:
+        """Have ``read`` called for the value of a counter that you keep yourself, because it is
+        counted with every message: adding to an attribute costs least. As quick as a gauge's, and
+        what it tells may only grow. A further call with that name puts another in its place."""
+
     def gauge(name: str, read: Callable[[], float | None]) -> None:
         """Have ``read`` called whenever somebody wants to know a present value, which may be seldom
         or often: it must be quick and change nothing. None: there is none now. A further call with

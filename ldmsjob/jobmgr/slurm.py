@@ -55,7 +55,7 @@ class SlurmJobManager:
         self._reconciler = Reconciler(context, self.resource_manager)
         self._state = "STOPPED"
         self._messages = 0
-        """Those of this turn."""
+        context.stats.counts("messages", lambda: self._messages)
 
     @property
     def state(self) -> str:
@@ -91,9 +91,7 @@ class SlurmJobManager:
     def received(self, message: Message) -> None:
         """Apply what one message says."""
         context = self._context
-        messages = self._messages = self._messages + 1
-        if messages == 1:
-            context.at_turn_end(self._count)
+        self._messages += 1
         if message.kind != JSON:
             context.stats.add("not_json")
             return
@@ -112,11 +110,6 @@ class SlurmJobManager:
             context.stats.add("special_step")
         else:
             self._reject("job_id", "job id 0 names no job")
-
-    def _count(self) -> None:
-        """Once a turn."""
-        messages, self._messages = self._messages, 0
-        self._context.stats.add("messages", messages)
 
     def _repaired(self, body: bytes, error: Exception) -> SlurmMessage | None:
         """What a message that could not be decoded must mean; None, and counted, when that is not

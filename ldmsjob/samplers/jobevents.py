@@ -150,6 +150,8 @@ class JobEventSampler(JobSubscriber):
         self._steps = False
         self._fd = -1
         self._lines: list[str] = []
+        self._written = 0
+        context.stats.counts("lines", lambda: self._written)
         self._put: Callable[[str], None] = self._put_first
         """Have a line written when the turn ends."""
         self._rest = b""
@@ -278,7 +280,7 @@ class JobEventSampler(JobSubscriber):
             lost = self._lose(data, written)
             self._context.stats.add("lines_lost", lost)
             self._context.stats.add("write_errors")
-            self._context.stats.add("lines", len(lines) - lost)
+            self._written += len(lines) - lost
             self._log.warn(
                 "write",
                 "cannot write to {path}: {error}; {lost} lines are lost",
@@ -287,7 +289,7 @@ class JobEventSampler(JobSubscriber):
                 lost=lost,
             )
         else:
-            self._context.stats.add("lines", len(lines))
+            self._written += len(lines)
 
     def _lose(self, data: bytes, written: int) -> int:
         """Let the file end with a whole line; return how many of ``data`` it does not hold."""
