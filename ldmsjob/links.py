@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -155,23 +155,28 @@ class LinkSite:
         """Deal with all that one read brought, in one turn."""
         credits: list[int] = []
         refused: list[int] = []
-        hub = self._hub
-        messages: list[Message] = []
+        messages = 0
         began = self._now()
-        with self._turn:
-            for kind, run in groupby(events, type):
+        turn = self._turn
+        turn.begin()
+        try:
+            for kind, run in _runs(events):
                 if kind is Message:
-                    messages = list(cast("Iterator[Message]", run))
-                    self._messages += len(messages)
-                    self._message_bytes += sum([message.credit for message in messages])
-                    done, off = hub.deliver(messages, link)
+                    messages += len(run)
+                    self._message_bytes += (
+                        run[0].credit if len(run) == 1 else sum([message.credit for message in run])
+                    )
+                    done, off = self._hub.deliver(run, link)
                     credits += done
                     refused += off
                 else:
                     call = self._calls.get(kind, self._unexpected)
                     for event in run:
                         call(link, event)
+        finally:
+            turn.end()
         if messages:
+            self._messages += messages
             self._observe_latency(self._now() - began)
         if credits:
             link.send(ReturnCredit(credits))
@@ -316,6 +321,13 @@ class ListenerSite:
         """One less."""
         self.links.pop(link, None)
         self._site.link_closed(link, reason)
+
+
+def _runs(events: Sequence[Any]) -> Sequence[tuple[type[Any], Sequence[Any]]]:
+    """The events in runs of one kind, in their order. Most often there is only one event."""
+    if len(events) == 1:
+        return ((type(events[0]), events),)
+    return [(kind, list(run)) for kind, run in groupby(events, type)]
 
 
 def _word(reason: str) -> str:

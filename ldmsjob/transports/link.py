@@ -39,6 +39,7 @@ from ldmsjob.wire.events import (
     LinkUp,
     QuotaChanged,
     RateChanged,
+    ReturnCredit,
     SourceAddress,
     WireCommand,
     WireEvent,
@@ -109,6 +110,7 @@ class LinkProtocol(Protocol):
     _second: IDelayedCall | None = None
     _choked = False
     _unsent = 0
+    _to_write = False
     _batched = 0
 
     def __init__(
@@ -202,10 +204,15 @@ class LinkProtocol(Protocol):
                 self._leave(AuthFailed(text))
                 return
         self._answered = False
-        with self._outbox:
+        outbox = self._outbox
+        outbox.begin()
+        try:
             events = self._connection.receive_data(data, self._wall_clock_us())
-            self._outbox.add(self)
+            self._to_write = True
+            outbox.add(self)
             self._take(events)
+        finally:
+            outbox.end()
         if not self._answered and not self._closing:
             self._stream.unanswered(self.transport)
 
@@ -292,12 +299,16 @@ class LinkProtocol(Protocol):
         """Send it: at once, or with all else that the read being dealt with brings."""
         if self._closing:
             return
-        self._connection.send(command, self._wall_clock_us())
-        if not self._outbox.collecting:
+        kind = type(command)
+        # Credit goes out with every read, and has no time in it.
+        self._connection.send(command, 0 if kind is ReturnCredit else self._wall_clock_us())
+        if not self._outbox.depth:
             self.flush()
             return
-        self._outbox.add(self)
-        if type(command) is Forward:
+        if not self._to_write:
+            self._to_write = True
+            self._outbox.add(self)
+        if kind is Forward:
             self._batched += command.credit
             if self._batched >= BATCH_BYTES:
                 # A long queue may empty itself in one read. Stop where the transport chokes.
@@ -364,6 +375,7 @@ class LinkProtocol(Protocol):
 
     def flush(self) -> None:
         """Write what the connection has to send."""
+        self._to_write = False
         self._batched = 0
         data = self._connection.data_to_send()
         if not data or self._lost:
@@ -442,6 +454,7 @@ class LinkProtocol(Protocol):
                 self.abort("another identity than that of the rail's other endpoints")
                 return ()
         events = self._connection.authentication_step(step.send, credential, self._wall_clock_us())
+        self._to_write = True
         self._outbox.add(self)
         if credential is not None:
             self._is_open = True

@@ -457,8 +457,11 @@ class LdmsConnection:
             self.allowance.spend(command.credit, now_us)
             self._output.append(frames)
         elif type(command) is ReturnCredit:
-            rc = command.rc
-            self._output.append(b"".join([credit_frame(amount, rc) for amount in command.amounts]))
+            amounts, rc = command.amounts, command.rc
+            if len(amounts) == 1:
+                self._output.append(credit_frame(amounts[0], rc))
+            else:
+                self._output.append(b"".join([credit_frame(amount, rc) for amount in amounts]))
         elif type(command) is Publish:
             frame = msg.publish_frame(command, self._number, now_us)
             self.allowance.spend(len(frame) - msg.TAG_AT, now_us)
