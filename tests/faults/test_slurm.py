@@ -246,9 +246,12 @@ class AbsentDaemonTests(FaultCase):
         stage.file("go").touch()
         self.settle(stage, [job])
         run = stage.daemon.runs()[job][-1]
-        check_attempt(run, ONE_TASK[0])
         self.assertTrue(run.facts["adopted"])
-        self.assertEqual(run.events[0]["origin"], "reconciliation")
+        self.assertTrue(run.ended)
+        if run.events[0]["origin"] != "implied":
+            check_attempt(run, ONE_TASK[0])
+            self.assertEqual(run.events[0]["origin"], "reconciliation")
+        # Else the first daemon was ended before it answered for the task: it was told again.
 
 
 class EndTests(FaultCase):
