@@ -16,7 +16,6 @@ from ldmsjob.jobmgr.slurm_memory import (
     LONGEST_ENDING_SECONDS,
     LONGEST_VOUCH_SECONDS,
     YOUNG_US,
-    Belief,
 )
 from ldmsjob.jobmgr.slurm_node import NodeView, StepCgroup, StepProcess, TaskProcess
 from ldmsjob.jobmgr.slurm_query import Answer, SlurmJob
@@ -26,6 +25,7 @@ from ldmsjob.jobmgr.slurm_reconcile import (
     Judge,
     Verdict,
 )
+from ldmsjob.jobs import Job
 from ldmsjob.jobtable import JobTable
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.stats import Stats
@@ -94,12 +94,9 @@ class Node:
         for notice in notices:
             self.table.apply(notice, self.us, "slurm")
 
-    def beliefs(self) -> list[Belief]:
+    def beliefs(self) -> list[Job]:
         """What the table has."""
-        return [
-            Belief(each.key, each.facts, each.ended, each.steps(), each.tasks())
-            for each in self.table.jobs()
-        ]
+        return self.table.jobs()
 
     def look(
         self,
@@ -168,6 +165,15 @@ class Ending(SynchronousTestCase):
         verdict = self.node.look(view(), answer())
         self.assertEqual(kinds(verdict.findings), ["JobExit"])
         self.assertEqual(self.node.running, [])
+
+    def test_forgetting(self) -> None:
+        """What is remembered of jobs that run stays, and nothing else."""
+        node = self.node
+        node.look(view(), answer(job()))
+        node.judge.forget_ended(node.beliefs())
+        self.assertFalse(node.judge.is_in_doubt(node.beliefs(), view(), node.now))
+        node.judge.forget_ended([])
+        self.assertTrue(node.judge.is_in_doubt(node.beliefs(), view(), node.now))
 
     def test_two_looks_at_once_are_one(self) -> None:
         """The second must come some seconds later."""
@@ -447,7 +453,7 @@ class Steps(SynchronousTestCase):
         self.assertEqual(
             [one.notice.node_id for one in findings if type(one.notice) is StepExit], [1]
         )
-        self.assertIsNone(self.node.beliefs()[0].steps[0].end_us)
+        self.assertIsNone(self.node.beliefs()[0].steps()[0].end_us)
 
     def test_step_of_another_node(self) -> None:
         """A step that was never seen here may run on another of the daemon's nodes."""

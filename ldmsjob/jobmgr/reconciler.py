@@ -22,8 +22,8 @@ from twisted.python.failure import Failure
 
 from ldmsjob.errors import ConfigError, NoticeError
 from ldmsjob.facts import JobKey
-from ldmsjob.interfaces import IJobManagerContext
-from ldmsjob.jobmgr.slurm_memory import NOT_ASKED, Belief, ById
+from ldmsjob.interfaces import IJob, IJobManagerContext
+from ldmsjob.jobmgr.slurm_memory import NOT_ASKED, ById
 from ldmsjob.jobmgr.slurm_node import NodeView, read_node
 from ldmsjob.jobmgr.slurm_query import (
     MAX_ASKED_JOBS,
@@ -184,6 +184,7 @@ class Reconciler:
         self._timer = None
         now = self._now()
         self._watch_for_gaps()
+        self._judge.forget_ended(self._beliefs())
         was_held_up, self._held_up = self._held_up, now - self._expected > LATE_SECONDS
         if self._held_up:
             # Notifiers that do not keep what is not taken have lost some meanwhile.
@@ -235,7 +236,8 @@ class Reconciler:
         pids = {
             task.pid
             for belief in beliefs
-            for task in belief.tasks
+            if not belief.ended
+            for task in belief.tasks()
             if task.pid is not None and task.end_us is None
         }
         assert self._look is not None
@@ -294,15 +296,9 @@ class Reconciler:
     def _is_stopped(self) -> bool:
         return not self._running
 
-    def _beliefs(self) -> list[Belief]:
+    def _beliefs(self) -> list[IJob]:
         return [
-            Belief(
-                job.key,
-                job.facts,
-                job.ended,
-                () if job.ended else job.steps(),
-                () if job.ended else job.tasks(),
-            )
+            job
             for job in self._context.jobs()
             if job.key.resource_manager == self._resource_manager
         ]

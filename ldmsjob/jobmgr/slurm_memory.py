@@ -5,10 +5,9 @@ Pure records; ``slurm_reconcile`` decides by them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
 
-from ldmsjob.facts import JobFacts, JobKey, StepFacts, TaskFacts
+from ldmsjob.interfaces import IJob
 from ldmsjob.jobmgr.slurm_node import KEEPERS, NodeView, StepProcess
 from ldmsjob.jobmgr.slurm_query import Answer, SlurmJob
 
@@ -31,15 +30,7 @@ ById = Mapping[str, SlurmJob | None]
 
 NOT_ASKED: ById = {}
 
-
-class Belief(NamedTuple):
-    """A job that runs or lingers, as the job table has it."""
-
-    key: JobKey
-    facts: JobFacts
-    ended: bool
-    steps: Sequence[StepFacts]
-    tasks: Sequence[TaskFacts]
+NEVER = float("-inf")
 
 
 class Absence:
@@ -129,11 +120,12 @@ class Watch:
         self.traced = False
         """Whether the node has ever shown anything of it."""
         self.traceless_since: float | None = None
-        self.vouched_until = float("-inf")
-        self.steps: set[tuple[int, int]] = set()
+        self.vouched_until = NEVER
+        # These are empty for most of the jobs that are watched: no set of its own for each.
+        self.steps: frozenset[tuple[int, int]] = frozenset()
         """Steps and nodes whose processes were seen here."""
         self.step_absences: dict[tuple[int, int], Absence] = {}
-        self.steps_done: set[tuple[int, int]] = set()
+        self.steps_done: frozenset[tuple[int, int]] = frozenset()
         """Steps and nodes that were ended because they had left."""
         self._vouches = 0
         self._mark: object = None
@@ -141,21 +133,22 @@ class Watch:
         """The pid of each open task and how long after the boot that process started, in
         microseconds, once seen alive."""
 
-    def observe(self, belief: Belief, look: Look) -> None:
+    def observe(self, belief: IJob, look: Look) -> None:
         """Take in what a look shows of the job."""
+        steps, tasks = belief.steps(), belief.tasks()
         mark = (
             belief.facts,
-            len(belief.steps),
-            sum(step.end_us is not None for step in belief.steps),
-            len(belief.tasks),
-            sum(task.end_us is not None for task in belief.tasks),
+            len(steps),
+            sum(step.end_us is not None for step in steps),
+            len(tasks),
+            sum(task.end_us is not None for task in tasks),
         )
         if mark != self._mark:
             if self._mark is not None:
                 self.changed = look.now
             self._mark = mark
         self.remember(look.processes.get(belief.key.job_id, ()))
-        for task in belief.tasks:
+        for task in tasks:
             key = (task.step_id, task.node_id, task.task_id)
             if task.end_us is not None or task.pid is None:
                 self._pid_starts.pop(key, None)
@@ -172,7 +165,7 @@ class Watch:
             if process.step in KEEPERS:
                 self.keeper = True
             elif process.step_id is not None and process.node_id is not None:
-                self.steps.add((process.step_id, process.node_id))
+                self.steps |= {(process.step_id, process.node_id)}
 
     def has_live_task(self, view: NodeView, step: tuple[int, int] | None = None) -> bool:
         """Whether a process that was once seen as a task of the job, or of that step's part on a
@@ -188,7 +181,7 @@ class Watch:
         self.traced = True
         self.absence.seen()
         self.traceless_since = None
-        self.vouched_until = float("-inf")
+        self.vouched_until = NEVER
         self._vouches = 0
 
     def vouch(self, now: float, *, running: bool) -> None:

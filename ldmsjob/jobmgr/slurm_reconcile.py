@@ -21,11 +21,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ldmsjob.facts import JobFacts, JobKey
+from ldmsjob.interfaces import IJob
 from ldmsjob.jobmgr.slurm_memory import (
+    NEVER,
     NOT_ASKED,
     YOUNG_US,
     Absence,
-    Belief,
     ById,
     Look,
     Watch,
@@ -89,7 +90,13 @@ class Judge:
         self._candidates: frozenset[object] = frozenset()
         """What the last look found and did not adopt yet."""
 
-    def is_in_doubt(self, beliefs: Iterable[Belief], view: NodeView, now: float) -> bool:
+    def forget_ended(self, beliefs: Iterable[IJob]) -> None:
+        """Remember nothing of jobs that have ended since the last look, or are not known now."""
+        running = {belief.key for belief in beliefs if not belief.ended}
+        if not running.issuperset(self._watches):
+            self._watches = {key: self._watches[key] for key in running & self._watches.keys()}
+
+    def is_in_doubt(self, beliefs: Iterable[IJob], view: NodeView, now: float) -> bool:
         """Whether node and beliefs differ in a way that Slurm could settle."""
         traced = traced_jobs(view)
         known = set()
@@ -107,7 +114,7 @@ class Judge:
         )
 
     def unlisted(
-        self, beliefs: Iterable[Belief], view: NodeView, answer: Answer, now: float
+        self, beliefs: Iterable[IJob], view: NodeView, answer: Answer, now: float
     ) -> list[str]:
         """The ids of jobs that the answer should have shown and did not, and about which Slurm is
         therefore to be asked by their ids: those of which the node shows nothing, too, first those
@@ -121,7 +128,7 @@ class Judge:
             if belief.ended or job_id in traced or job_id in answer:
                 continue
             watch = self._watches.get(belief.key)
-            vouched_until = watch.vouched_until if watch is not None else float("-inf")
+            vouched_until = watch.vouched_until if watch is not None else NEVER
             if now >= vouched_until:
                 waiting.append((vouched_until, job_id))
         waiting.sort(key=lambda one: one[0])
@@ -136,7 +143,7 @@ class Judge:
 
     def decide(
         self,
-        beliefs: Sequence[Belief],
+        beliefs: Sequence[IJob],
         view: NodeView,
         answer: Answer | None,
         *,
@@ -185,14 +192,14 @@ class Judge:
             return list(view.steps)
         return [step for step in view.steps if step.node is None or step.node in self._nodes]
 
-    def _new_watch(self, belief: Belief, now: float) -> Watch:
+    def _new_watch(self, belief: IJob, now: float) -> Watch:
         watch = Watch(now)
         watch.remember(self._last_processes.get(belief.key.job_id, ()))
         return watch
 
     # Ending
 
-    def _end_of_job(self, watch: Watch, belief: Belief, look: Look) -> Finding | None:
+    def _end_of_job(self, watch: Watch, belief: IJob, look: Look) -> Finding | None:
         job_id = belief.key.job_id
         answer, now = look.answer, look.now
         slurm = look.slurm_job(job_id)
@@ -234,11 +241,11 @@ class Judge:
             return Finding(JobExit(job_id, time_us=look.now_us), why)
         return None
 
-    def _is_ours(self, belief: Belief) -> bool:
+    def _is_ours(self, belief: IJob) -> bool:
         """Whether all nodes that it is known to run on are ours. Often none is known."""
         return self._nodes.issuperset(belief.facts.nodes)
 
-    def _names_us(self, belief: Belief) -> bool:
+    def _names_us(self, belief: IJob) -> bool:
         """Whether it is known to run on our only node, and on no other."""
         return len(self._nodes) == 1 and self._nodes == frozenset(belief.facts.nodes)
 
@@ -247,7 +254,7 @@ class Judge:
         own = self._own_uid
         return own is None or uid == own or any(job.uid != own for job in look.slurm_jobs())
 
-    def _ended_steps(self, watch: Watch, belief: Belief, look: Look) -> list[Finding]:
+    def _ended_steps(self, watch: Watch, belief: IJob, look: Look) -> list[Finding]:
         """Steps of a job that is alive whose processes have left, each node's part by itself."""
         job_id = belief.key.job_id
         present: set[tuple[int | None, int | None]] = set()
@@ -255,7 +262,7 @@ class Judge:
             present.add((process.step_id, process.node_id))
         groups = {group.step for group in look.view.cgroups if group.job_id == job_id}
         findings = []
-        for step in belief.steps:
+        for step in belief.steps():
             if step.end_us is not None or step.start_us is None:
                 continue
             for node_id in step.node_ids:
@@ -271,10 +278,10 @@ class Judge:
                 ):
                     absence.seen()
                 elif absence.missed(look.now):
-                    watch.steps_done.add(key)
+                    watch.steps_done |= {key}
                     del watch.step_absences[key]
                     findings += _end_of_step(belief, key, look.now_us)
-        open_steps = {step.step_id for step in belief.steps if step.end_us is None}
+        open_steps = {step.step_id for step in belief.steps() if step.end_us is None}
         for key in [key for key in watch.step_absences if key[0] not in open_steps]:
             del watch.step_absences[key]
         return findings
@@ -290,10 +297,10 @@ class Judge:
         look.candidates.add(mark)
         return False
 
-    def _adopted_steps(self, belief: Belief, look: Look) -> list[Finding]:
+    def _adopted_steps(self, belief: IJob, look: Look) -> list[Finding]:
         """Steps and tasks of a known job whose notices are missing."""
-        steps = {step.step_id: step for step in belief.steps}
-        tasks = {(task.step_id, task.node_id, task.task_id) for task in belief.tasks}
+        steps = {step.step_id: step for step in belief.steps()}
+        tasks = {(task.step_id, task.node_id, task.task_id) for task in belief.tasks()}
         findings: list[Finding] = []
         for process in look.processes.get(belief.key.job_id, ()):
             step_id, node_id = process.step_id, process.node_id
@@ -321,8 +328,8 @@ class Judge:
             findings += _task_inits(process, step_id, node_id, missing)
         return findings
 
-    def _adopted_jobs(self, beliefs: Sequence[Belief], look: Look) -> list[Finding]:
-        known: dict[str, list[Belief]] = {}
+    def _adopted_jobs(self, beliefs: Sequence[IJob], look: Look) -> list[Finding]:
+        known: dict[str, list[IJob]] = {}
         for belief in beliefs:
             known.setdefault(belief.key.job_id, []).append(belief)
         findings: list[Finding] = []
@@ -358,7 +365,7 @@ class Judge:
                 findings += _adopt(job_id, None, processes)
         return findings
 
-    def _judge(self, beliefs: Sequence[Belief], findings: Sequence[Finding], look: Look) -> None:
+    def _judge(self, beliefs: Sequence[IJob], findings: Sequence[Finding], look: Look) -> None:
         """Remember the step processes about which Slurm need not be asked again."""
         job_ids = {belief.key.job_id for belief in beliefs}
         job_ids.update(finding.notice.job_id for finding in findings)
@@ -385,7 +392,7 @@ def _is_later_run(job: SlurmJob, facts: JobFacts) -> bool:
     return known is not None and now is not None and now > known
 
 
-def _end(belief: Belief, job: SlurmJob | None, now_us: int) -> Finding:
+def _end(belief: IJob, job: SlurmJob | None, now_us: int) -> Finding:
     if job is None:
         exit_ = JobExit(belief.key.job_id, time_us=now_us)
         return Finding(exit_, "Slurm does not know it")
@@ -396,14 +403,14 @@ def _end(belief: Belief, job: SlurmJob | None, now_us: int) -> Finding:
     return Finding(exit_, f"Slurm says {job.state}")
 
 
-def _end_of_step(belief: Belief, key: tuple[int, int], now_us: int) -> list[Finding]:
+def _end_of_step(belief: IJob, key: tuple[int, int], now_us: int) -> list[Finding]:
     job_id, (step_id, node_id), why = belief.key.job_id, key, "its process has left the node"
     findings = [
         Finding(
             TaskExit(job_id, step_id, node_id, task.task_id, UNREPORTED_STATUS, now_us, task.pid),
             why,
         )
-        for task in belief.tasks
+        for task in belief.tasks()
         if (task.step_id, task.node_id) == key and task.end_us is None
     ]
     findings.append(Finding(StepExit(job_id, step_id, node_id, now_us), why))
