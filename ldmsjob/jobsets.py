@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import ceil
 from typing import cast
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -42,6 +43,9 @@ MAX_TASKS = 1_000_000
 MAX_ANNOUNCED_TASKS = 16_384
 """Room is made for announced tasks up to this number; for more when they have started. A wrong
 number in a message must not take the daemon's memory."""
+
+MOMENTS = 8
+"""Of a second: a set may linger longer by one of them."""
 
 JOB_SET_ATTRIBUTES = (
     AttributeSpec("component_id", "Text for the metric component_id of job sets.", "text", ""),
@@ -156,8 +160,10 @@ class JobSets:
         self._forget = forget
         self._wall_clock_us = wall_clock_us
         self._daemon_owner: tuple[int, int] | None = None
-        self._lingering: list[tuple[float, int, Job]] = []
-        self._lingered = 0
+        self._lingering: dict[float, list[Job]] = {}
+        """The jobs whose lingers end, by when, in the order in which they ended."""
+        self._deadlines: list[float] = []
+        """A heap of these times."""
         self._timer: IDelayedCall | None = None
         self._timer_deadline = 0.0
 
@@ -188,9 +194,9 @@ class JobSets:
     def drop(self, jobs: Collection[Job]) -> None:
         """Withdraw the sets of these jobs now."""
         dropped = set(jobs)
-        self._lingering = [entry for entry in self._lingering if entry[2] not in dropped]
-        heapq.heapify(self._lingering)
-        if not self._lingering:
+        for deadline, lingering in self._lingering.items():
+            self._lingering[deadline] = [job for job in lingering if job not in dropped]
+        if not any(self._lingering.values()):
             self.close()
         for job in jobs:
             self._remove(job)
@@ -198,6 +204,7 @@ class JobSets:
     def close(self) -> None:
         """End no lingers any more. Sets stay as they are."""
         self._lingering.clear()
+        self._deadlines.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -274,15 +281,24 @@ class JobSets:
     # Withdrawing
 
     def _linger(self, job: Job) -> None:
-        deadline = self._clock.seconds() + job.policy.linger_seconds
-        self._lingered += 1
-        heapq.heappush(self._lingering, (deadline, self._lingered, job))
+        seconds = job.policy.linger_seconds
+        now = self._clock.seconds()
+        if seconds >= 1.0:
+            # Those that end in the same moment go together: of them only a list has to be kept.
+            now = ceil(now * MOMENTS) / MOMENTS
+        deadline = now + seconds
+        jobs = self._lingering.get(deadline)
+        if jobs is not None:
+            jobs.append(job)
+            return
+        self._lingering[deadline] = [job]
+        heapq.heappush(self._deadlines, deadline)
         if self._timer is None or deadline < self._timer_deadline:
             self._set_timer()
 
     def _set_timer(self) -> None:
         """One timer for all: the next deadline."""
-        deadline = self._lingering[0][0]
+        deadline = self._deadlines[0]
         delay = max(0.0, deadline - self._clock.seconds())
         self._timer_deadline = deadline
         if self._timer is None:
@@ -293,10 +309,11 @@ class JobSets:
     def _expire(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        lingering = self._lingering
-        while lingering and lingering[0][0] <= now:
-            self._remove(heapq.heappop(lingering)[2])
-        if self._lingering:
+        deadlines = self._deadlines
+        while deadlines and deadlines[0] <= now:
+            for job in self._lingering.pop(heapq.heappop(deadlines)):
+                self._remove(job)
+        if deadlines:
             self._set_timer()
 
     def _remove(self, job: Job) -> None:
