@@ -38,6 +38,7 @@ class JobTable:
         limits = limits or Limits()
         self._stats = stats
         self._jobs = KnownJobs()
+        self._last_time_us = 0
         self._room = JobRoom(self._jobs, stats, limits, refused)
         self._rules = JobRules(self._jobs, self._room, stats)
         # What is done again was counted and numbered when it came.
@@ -66,6 +67,11 @@ class JobTable:
         time_us = notice.time_us
         if time_us is None:
             time_us = received_us
+        # What happens in one second has one time: records of many tasks share the number.
+        elif time_us == self._last_time_us:
+            time_us = self._last_time_us
+        else:
+            self._last_time_us = time_us
         if job is None:
             if not self._room.takes_job(notice):
                 return []

@@ -9,6 +9,7 @@ ignored.
 from __future__ import annotations
 
 import re
+from sys import intern
 from typing import Annotated, Any
 
 import msgspec
@@ -169,6 +170,7 @@ class _JobInit(_Message, tag="init", kw_only=True, gc=False):
             return None
         seconds, exact = self.timestamp, self.timestamp_ns
         uid, gid = data.uid, data.gid
+        user, job_name = data.job_user, data.job_name
         return JobInit(
             str(job_id if job_id > 0 else job_id & MASK),
             exact // 1000 if exact else seconds * 1_000_000 if seconds else None,
@@ -177,8 +179,9 @@ class _JobInit(_Message, tag="init", kw_only=True, gc=False):
             data.nnodes or None,
             data.total_tasks or None,
             data.local_tasks or None,
-            data.job_user or None,
-            data.job_name or None,
+            # Many jobs have the same.
+            intern(user) if user else None,
+            intern(job_name) if job_name else None,
             data.node or None,
             data.details(),
         )

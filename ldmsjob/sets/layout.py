@@ -182,6 +182,8 @@ class SetLayout:
         "heap_base",
         "heap_size",
         "instance_offset",
+        "last_copy",
+        "last_copy_offset",
         "meta_base",
         "meta_size",
         "schema",
@@ -212,6 +214,8 @@ class SetLayout:
         self.meta_base = round_up(offset)
         """Where the first META value stands."""
         self.meta_size = self._meta_size(len(schema_name), name_length)
+        self.last_copy = schema.array_card - 1
+        self.last_copy_offset = self.meta_size + self.last_copy * self.data_size
         self.total_size = self.meta_size + schema.array_card * self.data_size
         if self.total_size > MAX_UINT32:
             raise SchemaError(f"a set of {schema.name} would take {self.total_size} bytes")

@@ -88,16 +88,17 @@ class OfferedSet:
         """
         self.layout = layout
         self.instance = instance
-        self.schema = schema = layout.schema
+        self.schema = layout.schema
         self.clock = clock
         self.info: Mapping[str, str] = _NO_INFO
         """What the directory tells of the set besides; see ``SetRegistry.set_info``."""
         self.watcher: Callable[[Any], None] | None = None
         """Called with the set at the end of each transaction."""
         self.producer = ""
-        self.uid = uid & _UINT32
-        self.gid = gid & _UINT32
-        self.perm = perm & _UINT32
+        # Not masked in any case: that would make numbers of its own for each set.
+        self.uid = uid if 0 <= uid <= _UINT32 else uid & _UINT32
+        self.gid = gid if 0 <= gid <= _UINT32 else gid & _UINT32
+        self.perm = perm if 0 <= perm <= _UINT32 else perm & _UINT32
         self._image: bytearray | None = None
         self._gn = 1
         self._meta_gn = 1
@@ -105,8 +106,8 @@ class OfferedSet:
         self._heap_gn = 0
         self._state = self._time_us = self._took_us = 0
         # The first transaction goes to copy 0.
-        self._index = index = schema.array_card - 1
-        self.copy_offset = layout.meta_size + index * layout.data_size
+        self._index = layout.last_copy
+        self.copy_offset = layout.last_copy_offset
 
     # ------------------------------------------------------------------ what peers read
 
