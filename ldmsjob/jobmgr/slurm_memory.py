@@ -6,6 +6,8 @@ Pure records; ``slurm_reconcile`` decides by them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from ldmsjob.interfaces import IJob
 from ldmsjob.jobmgr.slurm_node import KEEPERS, NodeView, StepProcess
@@ -31,6 +33,8 @@ ById = Mapping[str, SlurmJob | None]
 NOT_ASKED: ById = {}
 
 NEVER = float("-inf")
+
+_EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Absence:
@@ -121,42 +125,50 @@ class Watch:
         """Whether the node has ever shown anything of it."""
         self.traceless_since: float | None = None
         self.vouched_until = NEVER
-        # These are empty for most of the jobs that are watched: no set of its own for each.
+        # These are empty for most of the jobs that are watched: none of its own for each.
         self.steps: frozenset[tuple[int, int]] = frozenset()
         """Steps and nodes whose processes were seen here."""
-        self.step_absences: dict[tuple[int, int], Absence] = {}
+        self.step_absences: Mapping[tuple[int, int], Absence] = _EMPTY
         self.steps_done: frozenset[tuple[int, int]] = frozenset()
         """Steps and nodes that were ended because they had left."""
         self._vouches = 0
-        self._mark: object = None
-        self._pid_starts: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._mark: int | None = None
+        self._pid_starts: Mapping[tuple[int, int, int], tuple[int, int]] = _EMPTY
         """The pid of each open task and how long after the boot that process started, in
         microseconds, once seen alive."""
 
     def observe(self, belief: IJob, look: Look) -> None:
         """Take in what a look shows of the job."""
         steps, tasks = belief.steps(), belief.tasks()
-        mark = (
-            belief.facts,
-            len(steps),
-            sum(step.end_us is not None for step in steps),
-            len(tasks),
-            sum(task.end_us is not None for task in tasks),
+        # Not kept itself, with facts that nobody else has any more.
+        mark = hash(
+            (
+                belief.facts,
+                len(steps),
+                sum(step.end_us is not None for step in steps),
+                len(tasks),
+                sum(task.end_us is not None for task in tasks),
+            )
         )
         if mark != self._mark:
             if self._mark is not None:
                 self.changed = look.now
             self._mark = mark
         self.remember(look.processes.get(belief.key.job_id, ()))
+        pid_starts = {}
         for task in tasks:
-            key = (task.step_id, task.node_id, task.task_id)
             if task.end_us is not None or task.pid is None:
-                self._pid_starts.pop(key, None)
+                continue
+            key = (task.step_id, task.node_id, task.task_id)
+            known = self._pid_starts.get(key)
+            if known is not None:
+                pid_starts[key] = known
                 continue
             start_us = look.view.alive.get(task.pid)
             # A process that is younger than the task is another one of the same number.
             if start_us is not None and start_us <= (task.start_us or start_us) + YOUNG_US:
-                self._pid_starts.setdefault(key, (task.pid, start_us - look.view.boot_us))
+                pid_starts[key] = (task.pid, start_us - look.view.boot_us)
+        self._pid_starts = pid_starts or _EMPTY
 
     def remember(self, processes: Iterable[StepProcess]) -> None:
         """Take in step processes of the job."""

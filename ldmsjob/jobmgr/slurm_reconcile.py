@@ -261,15 +261,20 @@ class Judge:
         for process in look.processes.get(job_id, ()):
             present.add((process.step_id, process.node_id))
         groups = {group.step for group in look.view.cgroups if group.job_id == job_id}
+        steps = belief.steps()
+        open_steps = {step.step_id for step in steps if step.end_us is None}
+        absences = {
+            key: absence for key, absence in watch.step_absences.items() if key[0] in open_steps
+        }
         findings = []
-        for step in belief.steps():
+        for step in steps:
             if step.end_us is not None or step.start_us is None:
                 continue
             for node_id in step.node_ids:
                 key = (step.step_id, node_id)
                 if key in watch.steps_done or not (key in watch.steps or self._names_us(belief)):
                     continue
-                absence = watch.step_absences.setdefault(key, Absence())
+                absence = absences.setdefault(key, Absence())
                 if (
                     key in present
                     or (step.step_id, None) in present
@@ -279,11 +284,9 @@ class Judge:
                     absence.seen()
                 elif absence.missed(look.now):
                     watch.steps_done |= {key}
-                    del watch.step_absences[key]
+                    del absences[key]
                     findings += _end_of_step(belief, key, look.now_us)
-        open_steps = {step.step_id for step in belief.steps() if step.end_us is None}
-        for key in [key for key in watch.step_absences if key[0] not in open_steps]:
-            del watch.step_absences[key]
+        watch.step_absences = absences
         return findings
 
     # Adopting
