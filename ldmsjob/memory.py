@@ -24,8 +24,9 @@ LOOK_SECONDS = 1.0
 
 def give_back() -> None:
     """Give back what is free, as far as the C library can. Takes some milliseconds."""
-    gc.collect()
+    # First, since loading leaves cycles: these would hold what is to be given back.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    gc.collect()
     if trim is not None:
         trim(0)
 
