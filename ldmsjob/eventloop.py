@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import sys
+from select import EPOLLIN
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.main import installReactor
+from twisted.python import log
 
 
 class EventLoop(EPollReactor):
     """Calls who has an event directly. Twisted's has each call note in a context whose it is, for
-    log lines that no logger of ours writes; that costs as much as the rest of its loop."""
+    log lines that no logger of ours writes; that costs as much as the rest of its loop.
+
+    And it looks after timers only when there is something about them.
+    """
+
+    def mainLoop(self) -> None:  # noqa: N802
+        """Deal with events, and with calls whose time has come, until the reactor is stopped."""
+        while self._started:
+            try:
+                while self._started:
+                    self.runUntilCurrent()
+                    self.doPoll(self.running and self.timeout())
+                    while self.running and not (
+                        self._newTimedCalls or self.threadCallQueue or self._justStopped
+                    ):
+                        wait = self.timeout()
+                        if wait == 0:
+                            break
+                        self.doPoll(wait)
+            except BaseException:
+                log.err(None, "in the main loop")
 
     def doPoll(self, timeout: float | None) -> None:  # noqa: N802
         """Wait for events, ``timeout`` seconds or without an end, and have them dealt with."""
@@ -19,9 +41,19 @@ class EventLoop(EPollReactor):
         for descriptor, event in self._poller.poll(wait, len(selectables)):
             # An event before this one may have closed it.
             selectable = selectables.get(descriptor)
-            if selectable is not None:
+            if selectable is None:
+                continue
+            if event != EPOLLIN:
                 # What it raises is logged there, and ends it.
                 self._doReadOrWrite(selectable, descriptor, event)
+                continue
+            try:
+                why = selectable.doRead()
+            except BaseException as error:
+                log.err()
+                why = error
+            if why:
+                self._disconnectSelectable(selectable, why, True)
 
     doIteration = doPoll  # noqa: N815
 

@@ -96,6 +96,46 @@ class EventLoopTests(SynchronousTestCase):
         self.assertEqual(self.readers[1].read, [b"1"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
+    def test_main_loop(self) -> None:
+        """Calls are made in time while events never end; those of an event, and of threads, at
+        once; it ends when an event says so."""
+        loop, made = self.loop, []
+        reader, other = self.readers[0], self.others[0]
+        answered = reader.doRead
+        loop.seconds = lambda: len(reader.read)
+        follow = {
+            1: lambda: loop.callLater(4, made.append, "later"),
+            2: lambda: loop.callLater(0, made.append, "new"),
+            3: lambda: loop.callFromThread(made.append, "thread"),
+        }
+
+        def answer() -> None:
+            answered()
+            follow.get(len(reader.read), lambda: None)()
+            if "later" in made or len(reader.read) > 9:
+                loop.stop()
+            else:
+                other.send(b"1")
+
+        reader.doRead = answer
+        other.send(b"1")
+        loop.startRunning(installSignalHandlers=False)
+        loop.mainLoop()
+        self.assertEqual((made, len(reader.read)), (["new", "thread", "later"], 6))
+
+    def test_main_loop_goes_on(self) -> None:
+        """A defect in it is logged, and ends nothing."""
+        self.loop.startRunning(installSignalHandlers=False)
+        self.loop.callLater(0, self.loop.stop)
+        polls = [self.loop.doPoll, lambda wait: 1 / 0]
+
+        def poll(wait: float | None) -> None:
+            (polls.pop() if len(polls) > 1 else polls[0])(wait)
+
+        self.loop.doPoll = poll
+        self.loop.mainLoop()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_installed(self) -> None:
         """It becomes the reactor, unless there is one."""
         there = "from twisted.internet import selectreactor; selectreactor.install()"

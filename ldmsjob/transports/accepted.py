@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet import tcp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -38,6 +39,19 @@ class Accepted(tcp.Server):
         self._peer = peer
         self.connected = 1
         self.startReading()
+
+    def doRead(self) -> Any:  # noqa: N802
+        """Give the protocol what has come. Anything but None ends the connection."""
+        try:
+            data = self.socket.recv(self.bufferSize)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        self.protocol.dataReceived(data)
+        return None
 
     def getPeer(self) -> IPv4Address | IPv6Address:  # noqa: N802
         """The peer's address."""

@@ -299,16 +299,16 @@ class LinkProtocol(Protocol):
         """Send it: at once, or with all else that the read being dealt with brings."""
         if self._closing:
             return
-        kind = type(command)
         # Credit goes out with every read, and has no time in it.
-        self._connection.send(command, 0 if kind is ReturnCredit else self._wall_clock_us())
+        now_us = 0 if type(command) is ReturnCredit else self._wall_clock_us()
+        self._connection.send(command, now_us)
         if not self._outbox.depth:
             self.flush()
             return
         if not self._to_write:
             self._to_write = True
             self._outbox.add(self)
-        if kind is Forward:
+        if type(command) is Forward:
             self._batched += command.credit
             if self._batched >= BATCH_BYTES:
                 # A long queue may empty itself in one read. Stop where the transport chokes.
