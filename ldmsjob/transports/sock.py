@@ -9,7 +9,6 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from twisted.internet import tcp
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import DNSLookupError
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -176,6 +175,9 @@ class SockTransport(StreamTransport):
 
     def endpoint(self, host: str, port: int) -> Any:
         """By name or address, IPv6 and IPv4."""
+        # Twisted's endpoints take long to load, and who only listens has no use for them.
+        from twisted.internet.endpoints import HostnameEndpoint
+
         return HostnameEndpoint(self.reactor, host, port, timeout=CONNECT_SECONDS)
 
     def connect_failed(self, failure: Failure) -> Failure:
