@@ -22,23 +22,30 @@ FEW = 50
 LOOK_SECONDS = 1.0
 
 
-def give_back() -> None:
-    """Give back what is free, as far as the C library can. Takes some milliseconds."""
-    # First, since loading leaves cycles: these would hold what is to be given back.
+def giver() -> Callable[[], None]:
+    """A function that gives back what is free, as far as the C library can, in some milliseconds.
+
+    Make it early: what is loaded for it then does not stand among what is to be given back, where
+    it would keep that from going.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    gc.collect()
-    if trim is not None:
-        trim(0)
+
+    def give_back() -> None:
+        gc.collect()
+        if trim is not None:
+            trim(0)
+
+    return give_back
 
 
 class Memory:
-    """Calls ``give_back`` in the pause after many jobs have gone."""
+    """Calls ``give_back`` in the pause after many jobs have gone, by default a ``giver``'s."""
 
     def __init__(
-        self, clock: IReactorTime, *, give_back: Callable[[], None] = give_back, many: int = MANY
+        self, clock: IReactorTime, *, give_back: Callable[[], None] | None = None, many: int = MANY
     ) -> None:
         self._clock = clock
-        self._give_back = give_back
+        self._give_back = give_back or giver()
         self._many = many
         self._gone = 0
         self._seen = 0

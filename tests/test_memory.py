@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ldmsjob.memory import FEW, LOOK_SECONDS, Memory, give_back
+from ldmsjob.memory import FEW, LOOK_SECONDS, Memory, giver
 
 
 class MemoryTests(SynchronousTestCase):
@@ -64,4 +64,4 @@ class MemoryTests(SynchronousTestCase):
 
     def test_for_real(self) -> None:
         """It can be called wherever we run."""
-        give_back()
+        giver()()
