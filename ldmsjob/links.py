@@ -160,7 +160,9 @@ class LinkSite:
         turn = self._turn
         turn.begin()
         try:
-            for kind, run in _runs(events):
+            runs: Sequence[tuple[type[Any], Sequence[Any]]]
+            runs = [(type(events[0]), events)] if len(events) == 1 else _runs(events)
+            for kind, run in runs:
                 if kind is Message:
                     messages += len(run)
                     self._message_bytes += (
@@ -324,9 +326,7 @@ class ListenerSite:
 
 
 def _runs(events: Sequence[Any]) -> Sequence[tuple[type[Any], Sequence[Any]]]:
-    """The events in runs of one kind, in their order. Most often there is only one event."""
-    if len(events) == 1:
-        return ((type(events[0]), events),)
+    """The events in runs of one kind, in their order."""
     return [(kind, list(run)) for kind, run in groupby(events, type)]
 
 

@@ -84,33 +84,34 @@ class ReceiveBuffer:
     Each received byte is copied a bounded number of times, however the peer cuts its frames.
     """
 
-    __slots__ = ("_kept", "_wanted")
+    __slots__ = ("_wanted", "kept")
 
     def __init__(self) -> None:
-        self._kept = bytearray()
+        self.kept = bytearray()
+        """What is kept; mostly nothing. To be looked at only."""
         self._wanted = 0
 
     def __len__(self) -> int:
         """How many bytes are kept."""
-        return len(self._kept)
+        return len(self.kept)
 
     def take(self, data: bytes) -> bytes | None:
         """What was kept, and ``data``; or None, keeping both, while that is not enough."""
-        kept = self._kept
+        kept = self.kept
         if not kept:
             return data
         if len(kept) + len(data) < self._wanted:
             kept += data
             return None
         whole = b"".join((kept, data))
-        self._kept = bytearray()
+        self.kept = bytearray()
         return whole
 
     def keep(self, data: bytes, at: int, wanted: int) -> None:
         """Keep ``data`` from ``at`` on; nothing can be done before there are ``wanted`` bytes."""
-        self._kept += data[at:] if at else data
+        self.kept += data[at:] if at else data
         self._wanted = wanted
 
     def clear(self) -> None:
         """Forget everything."""
-        self._kept = bytearray()
+        self.kept = bytearray()

@@ -98,14 +98,15 @@ class LdmsConnection:
         """``passive``: the peer connected to us.
 
         ``messages_enabled`` tells whether our message service is on; it is asked when a connection
-        message is sent, and once for each ``receive_data``. ``quota`` and ``rate`` are what the
-        peer is asked to keep to. ``rail_gn`` tells apart the rails of one client process; by
-        default it is random. ``endpoints`` and ``endpoint`` are the size of a client's rail and
-        the place of this connection in it. ``join_rail`` is called on the passive side with what a
-        peer says that has more than one endpoint, and raises ``ConnectionRefused`` where it does
-        not belong; without it no such peer is accepted. ``peer_source`` is what messages that name
-        no source get as theirs: the address of the peer, or None when it is on this host.
-        ``requests`` are the codes of those daemon requests that the owner answers.
+        message is sent, and once for each ``receive_data`` of a peer that is authenticated.
+        ``quota`` and ``rate`` are what the peer is asked to keep to. ``rail_gn`` tells apart the
+        rails of one client process; by default it is random. ``endpoints`` and ``endpoint`` are the
+        size of a client's rail and the place of this connection in it. ``join_rail`` is called on
+        the passive side with what a peer says that has more than one endpoint, and raises
+        ``ConnectionRefused`` where it does not belong; without it no such peer is accepted.
+        ``peer_source`` is what messages that name no source get as theirs: the address of the peer,
+        or None when it is on this host. ``requests`` are the codes of those daemon requests that
+        the owner answers.
         """
         self.peer: PeerInfo | None = None
         """What the peer said of itself; from ``LinkUp`` on."""
@@ -192,7 +193,7 @@ class LdmsConnection:
             if len(self._buffer) > self._limits.paused_bytes:
                 self._fail(PeerError("too much data before the end of authentication"))
             return events
-        whole = self._buffer.take(data)
+        whole = self._buffer.take(data) if self._buffer.kept else data
         if whole is not None:
             self._parse(whole, now_us, events)
         return events
@@ -221,10 +222,12 @@ class LdmsConnection:
 
     def _parse(self, data: bytes, now_us: int, events: list[WireEvent]) -> None:
         self._now_us = now_us
-        self._enabled_now = enabled = self._enabled()
         at, end = 0, len(data)
         wanted = zap.HEAD_BYTES
         reader = self._reader
+        enabled = False
+        if reader is not None:
+            self._enabled_now = enabled = self._enabled()
         try:
             while at < end and not self._paused:
                 if reader is not None:
