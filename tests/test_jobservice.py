@@ -314,6 +314,6 @@ class JournalTests(SynchronousTestCase):
         for job_id in ("1", "2"):
             life.apply(JobInit(job_id))
         life.apply(JobExit("1"))
-        self.assertEqual(len(life.journal._known), 2)
+        self.assertEqual(len(life.journal._collector._known), 2)
         life.clock.advance(60)
-        self.assertEqual([job.key.job_id for job in life.journal._known], ["2"])
+        self.assertEqual([job.key.job_id for job in life.journal._collector._known], ["2"])

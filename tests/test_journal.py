@@ -1,5 +1,6 @@
 """The journal: what was accepted is on disk at the end of its turn."""
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -16,9 +17,10 @@ from ldmsjob.events import EVENT_WORDS, JobEnded, JobSetDeleted, JobStarted, Tas
 from ldmsjob.jobtable import JobTable
 from ldmsjob.journal import checkpoints as checkpoints_module
 from ldmsjob.journal import journal as journal_module
-from ldmsjob.journal.journal import RETRY_SECONDS, TIDY_SECONDS, Journal
-from ldmsjob.journal.records import StoredNotice, decode_about, decode_turn, encode
+from ldmsjob.journal.journal import MOVE_SECONDS, RETRY_SECONDS, TIDY_SECONDS, Journal
+from ldmsjob.journal.records import StoredNotice, decode_about, decode_turn, decode_turns, encode
 from ldmsjob.journal.storage import Damaged, JournalFile
+from ldmsjob.journal.tail import BATCH_NOTICES, Tail, read_tail
 from ldmsjob.notices import JobExit, JobInit, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
@@ -75,15 +77,46 @@ class JournalTests(SynchronousTestCase):
             )
 
     def rows(self, query):
-        """What the file has, read as a tool does."""
+        """What the database has when all is in it, read as a tool does."""
+        self.journal.flush()
         database = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)
         with closing(database):
             return database.execute(query).fetchall()
 
+    def refuse(self, *, tail=True):
+        """Have the disk refuse the database, and the tail; until what is returned is called."""
+        file = self.journal._file
+
+        def full(*_arguments):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        def write(*_arguments):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        file.write = full
+        if tail:
+            file.tail.append = write
+        return lambda: (vars(file).pop("write"), vars(file.tail).pop("append", None))
+
+    def read_records(self):
+        """What the tail has, which is whole."""
+        records, is_whole = read_tail(self.path + "-tail")
+        self.assertTrue(is_whole)
+        return records
+
+    def in_tail(self):
+        """The ids of jobs in each record of the tail."""
+        records = self.read_records()
+        return [[n.notice().job_id for n in decode_turn(one.notices)] for one in records]
+
+    def ids_in_tail(self):
+        """The same without regard to records."""
+        return [job_id for ids in self.in_tail() for job_id in ids]
+
     def notices(self):
         """All notices that the file has, in order."""
         turns = self.rows("SELECT notices FROM turns ORDER BY number")
-        return [notice for (data,) in turns for notice in decode_turn(data)]
+        return [notice for (data,) in turns for notice in decode_turns(data)]
 
     def run_job(self, job_id):
         """A whole job of one task."""
@@ -116,24 +149,57 @@ class JournalTests(SynchronousTestCase):
         ended = next(e for row in events for e in row if e.word == "task_ended")
         self.assertEqual((ended.task.pid, ended.task.exit_status), (77, 256))
 
-    def test_one_transaction_a_turn(self):
-        """What a turn brings is committed at its end, before other calls at its end."""
+    def test_one_record_a_turn(self):
+        """What a turn brings is in the tail at its end, before other calls at its end."""
         seen = []
         with self.turn:
-            self.turn.at_end(lambda: seen.append(len(self.notices())))
+            self.turn.at_end(lambda: seen.append(self.in_tail()))
             self.run_job("7")
-            self.assertEqual(self.notices(), [])
-        self.assertEqual((seen, self.stats.get("transactions")), ([5], 1))
+            self.assertEqual(self.in_tail(), [])
+        self.assertEqual(seen, [[["7"] * 5]])
+        self.assertEqual(self.stats.get("transactions"), 0)
+
+    def test_one_transaction_for_many_turns(self):
+        """A second after the first turn that waits, all go into one row, and the tail is empty."""
+        with self.turn:
+            self.run_job("1")
+        self.clock.advance(MOVE_SECONDS / 2)
+        self.run_job("2")
+        self.assertEqual(len(self.in_tail()), 6)
+        self.assertEqual(self.stats.gauges()["in_tail"], 10)
+        self.clock.advance(MOVE_SECONDS / 2)
+        self.assertEqual((self.in_tail(), self.stats.get("transactions")), ([], 1))
+        ((number, data),) = self.rows("SELECT number, notices FROM turns")
+        told = [(n.notice().job_id, n.received_us) for n in decode_turns(data)]
+        now = self.now_us()
+        early, late = now - int(MOVE_SECONDS * 1e6), now - int(MOVE_SECONDS / 2 * 1e6)
+        self.assertEqual((number, told), (10, [("1", early)] * 5 + [("2", late)] * 5))
+        self.assertEqual(self.stats.gauges()["in_tail"], 0)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)  # the next tidying
+
+    def test_much_goes_at_once(self):
+        """However many turns it is, and whatever the time."""
+        self.accept(JobInit("1"))
+        for number in range(BATCH_NOTICES - 1):
+            self.assertEqual(self.stats.get("transactions"), 0)
+            self.accept(StepInit("1", number, 0))
+        self.assertEqual((self.in_tail(), self.stats.get("rows")), ([], BATCH_NOTICES))
+        with self.turn:
+            self.accept(JobInit("x" * (1 << 18)))
+        self.assertEqual((self.in_tail(), self.stats.get("rows")), ([], BATCH_NOTICES + 1))
 
     def test_much_is_checkpointed_soon(self):
         """The log beside the file is copied when much has been written, whatever the time."""
         done = []
         self.patch(checkpoints_module, "CHECKPOINT_BYTES", 10 * 8192)
         self.again(in_thread=lambda function, path: done.append(path) or execute(function, path))
-        for number in range(3):
+        for number in range(15):
             self.run_job(str(number))
+            self.journal.flush()
         self.assertEqual(done, [self.path])
-        self.run_job("3")
+        for number in range(15, 25):
+            self.run_job(str(number))
+            self.journal.flush()
         self.assertEqual(done, [self.path] * 2)
 
     def test_recovery(self):
@@ -149,7 +215,7 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(self.journal.last_sequence, last)
         self.run_job("3")
         numbers = [n for (n,) in self.rows("SELECT number FROM turns ORDER BY number")]
-        self.assertEqual(numbers, list(range(1, 13)))
+        self.assertEqual(numbers, [7, 12])
         self.assertEqual(len(self.rows("SELECT * FROM jobs")), 3)
 
     def test_recently_ended(self):
@@ -170,7 +236,7 @@ class JournalTests(SynchronousTestCase):
         (job,) = self.table.jobs()
         self.journal.recovered(job, stored)
         self.accept(JobExit("2"))
-        (row,) = self.rows("SELECT job, first_turn, last_turn, ended_us FROM jobs")
+        (row,) = self.rows("SELECT job, first_notice, last_notice, ended_us FROM jobs")
         self.assertEqual(row, (1, 1, 2, self.now_us()))
 
     def test_kept(self):
@@ -206,24 +272,27 @@ class JournalTests(SynchronousTestCase):
         self.again()
         self.assertEqual(self.journal.last_sequence, last + 2)
         self.run_job("4")
-        self.assertEqual(self.rows("SELECT min(number), min(job) FROM turns"), [(13, 4)])
+        self.assertEqual(self.rows("SELECT min(number), min(job) FROM turns"), [(17, 4)])
 
     def test_pruned_in_slices(self):
         """Many rows go a slice at a time."""
         self.patch(journal_module, "_PRUNE_NOTICES", 7)
         for job in range(10):
             self.run_job(str(job))
+            self.journal.flush()
         self.clock.advance(DAY + TIDY_SECONDS)
-        self.assertEqual(len(self.notices()), 43)
-        self.clock.pump([journal_module._PRUNE_SECONDS] * 10)
+        self.assertEqual(len(self.notices()), 40)
+        self.clock.pump([journal_module._PAUSE_SECONDS] * 10)
         self.assertEqual((self.notices(), self.stats.get("pruned")), ([], 50))
 
     def test_pruned_from_turns(self):
         """What a turn has of forgotten jobs goes when it is half of it, or all."""
         with self.turn:
             self.accept(*(JobInit(str(number)) for number in range(5)))
+        self.journal.flush()
         for ended, left in ((("0", "1"), "01234"), (("2",), "34"), (("3",), "4"), (("4",), "")):
             self.accept(*map(JobExit, ended))
+            self.journal.flush()
             self.clock.advance(DAY + 2 * TIDY_SECONDS)
             running = [notice.notice().job_id for notice in self.notices()]
             self.assertEqual("".join(running), left)
@@ -264,13 +333,14 @@ class JournalTests(SynchronousTestCase):
     def test_log_of_a_killed_daemon(self):
         """What stands in the log beside the file is copied into the file at the start."""
         self.run_job("7")
+        self.journal.flush()
         directory = os.path.dirname(self.path)
         copied = shutil.copytree(directory, f"{directory}.copy")
         self.path = os.path.join(copied, os.path.basename(self.path))
         self.begin()
         alone = sqlite3.connect(f"file:{self.path}?immutable=1", uri=True)  # without the log
         with closing(alone):
-            self.assertEqual(alone.execute("SELECT count(*) FROM turns").fetchone(), (5,))
+            self.assertEqual(alone.execute("SELECT count(*) FROM turns").fetchone(), (1,))
 
     def test_damaged_inside(self):
         """Damage is found at the start, wherever in the tables it is."""
@@ -287,11 +357,13 @@ class JournalTests(SynchronousTestCase):
     def test_damaged_while_open(self):
         """The jobs that run are written to the new file."""
         self.accept(JobInit("1", uid=4))
+        self.journal.flush()
         execute_sql = self.journal._file._database.execute
         execute_sql("PRAGMA writable_schema = ON")
         execute_sql("UPDATE sqlite_master SET rootpage = 9 WHERE name = 'turns'")
         execute_sql("PRAGMA writable_schema = RESET")
         self.accept(JobInit("2", uid=5))
+        self.journal.flush()
         self.assertEqual(self.stats.get("damaged"), 1)
         self.assertEqual(self.rows("SELECT job_id FROM jobs ORDER BY job"), [("1",), ("2",)])
 
@@ -321,15 +393,7 @@ class JournalTests(SynchronousTestCase):
 
     def test_disk_that_refuses(self):
         """Rows wait in memory, are written when the disk takes them, and are told once."""
-        file = self.journal._file
-        real, refuse = file.write, True
-
-        def write(*arguments):
-            if refuse:
-                raise sqlite3.OperationalError("database or disk is full")
-            real(*arguments)
-
-        file.write = write
+        allow = self.refuse()
         self.run_job("1")
         self.run_job("2")
         self.clock.advance(RETRY_SECONDS)
@@ -337,14 +401,188 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual((self.stats.get("failures"), len(self.messages())), (2, 1))
         gauges = self.stats.gauges()
         self.assertEqual((gauges["waiting"], gauges["lag_seconds"]), (10, RETRY_SECONDS))
+        self.assertEqual((gauges["in_tail"], self.in_tail()), (0, []))
         self.assertEqual(self.journal.problem, "database or disk is full")
-        refuse = False
+        allow()
         self.clock.advance(RETRY_SECONDS)
         self.assertEqual((len(self.notices()), self.journal.waiting), (10, 0))
         self.assertEqual((self.journal.lag_seconds, self.journal.problem), (0, ""))
         self.assertGreater(self.stats.gauges()["file_bytes"], 4096)
         self.run_job("3")
         self.assertEqual(len(self.notices()), 15)
+
+    def test_database_that_refuses(self):
+        """The tail takes what comes, and a daemon that is killed then leaves all of it."""
+        allow = self.refuse(tail=False)
+        self.run_job("1")
+        self.clock.advance(MOVE_SECONDS)
+        self.clock.advance(RETRY_SECONDS)
+        self.run_job("2")
+        gauges = self.stats.gauges()
+        self.assertEqual((gauges["waiting"], gauges["in_tail"]), (0, 10))
+        self.assertEqual(self.ids_in_tail(), ["1"] * 5 + ["2"] * 5)
+        self.assertGreater(self.journal.lag_seconds, 0)
+        allow()
+        self.clock.advance(RETRY_SECONDS)
+        self.assertEqual((self.in_tail(), self.journal.problem), ([], ""))
+        self.assertEqual(len(self.notices()), 10)
+
+    def test_tail_that_refuses(self):
+        """The database takes what comes, some seconds later."""
+        allow = self.refuse()
+        del self.journal._file.write
+        self.run_job("1")
+        self.assertEqual((self.journal.waiting, self.journal.problem[-9:]), (5, "on device"))
+        self.clock.advance(RETRY_SECONDS)
+        self.assertEqual((len(self.notices()), self.journal.waiting), (5, 0))
+        self.journal._file.write = None
+        allow()
+        self.run_job("2")
+        self.assertEqual((len(self.in_tail()), self.journal.waiting), (5, 0))
+
+    def test_kept_behind_a_disk_that_refused(self):
+        """What is kept without any notice is appended, too, as soon as that can be."""
+        self.accept(JobInit("1"))
+        allow = self.refuse()
+        self.journal.flush()
+        self.journal.keep("notifier", "a", 1)
+        self.journal.commit()
+        self.assertEqual(self.journal._waiting.missing, 1)
+        allow()
+        self.refuse(tail=False)
+        self.clock.advance(RETRY_SECONDS)
+        self.assertEqual((self.journal._waiting.missing, len(self.read_records())), (0, 2))
+
+    def test_tail_that_takes_what_waited(self):
+        """As soon as it takes anything again, though the database does not."""
+        allow = self.refuse()
+        self.run_job("1")
+        allow()
+        allow = self.refuse(tail=False)
+        self.assertEqual((self.journal.waiting, self.in_tail()), (5, []))
+        self.clock.advance(RETRY_SECONDS)
+        self.assertEqual((self.journal.waiting, len(self.in_tail())), (0, 5))
+        allow()
+        self.clock.advance(RETRY_SECONDS)
+        self.assertEqual((len(self.notices()), self.in_tail()), (5, []))
+
+    def test_short_write(self):
+        """What a full disk takes of a record is taken back; what comes then stands behind whole
+        ones."""
+        self.accept(JobInit("1"))
+        size = os.path.getsize(self.path + "-tail")
+        real = os.write
+        self.patch(os, "write", lambda fd, data: real(fd, data[: len(data) // 2]))
+        self.accept(JobInit("2"))
+        self.assertEqual(os.path.getsize(self.path + "-tail"), size)
+        self.assertEqual((self.journal.waiting, self.stats.get("failures")), (1, 1))
+        self.patch(os, "write", real)
+        self.clock.advance(RETRY_SECONDS)
+        self.accept(JobInit("3"))
+        self.assertEqual(self.in_tail(), [["3"]])
+        self.assertEqual([n.notice().job_id for n in self.notices()], ["1", "2", "3"])
+
+    def test_tail_is_bounded(self):
+        """When the database refuses for too long, the tail loses the oldest, too."""
+        self.again(max_waiting=6)
+        self.refuse(tail=False)
+        self.run_job("1")
+        self.journal.flush()
+        self.run_job("2")
+        self.assertEqual(self.stats.get("lost"), 4)
+        self.assertEqual(self.ids_in_tail(), ["1"] + ["2"] * 5)
+        self.assertEqual(self.journal.waiting, 0)
+
+    def killed(self):
+        """Go on with what a daemon leaves that is killed now."""
+        directory = os.path.dirname(self.path)
+        copied = shutil.copytree(directory, f"{directory}.killed")
+        self.path = os.path.join(copied, os.path.basename(self.path))
+
+    def test_killed(self):
+        """What stands in the tail is there with the next daemon: jobs, notices, what is kept."""
+        self.journal.keep("notifier", "a", 1)
+        self.run_job("1")
+        self.journal.keep("notifier", "b", 2)
+        self.accept(JobInit("2", uid=5), TaskInit("2", 0, 0, 0, pid=78))
+        last = self.table.last_sequence
+        self.killed()
+        self.begin()
+        self.assertEqual(self.in_tail(), [])
+        self.assertEqual(self.journal.kept("notifier"), {"a": 1, "b": 2})
+        rows = self.rows("SELECT job_id, ended_us IS NULL FROM jobs ORDER BY job")
+        self.assertEqual(rows, [("1", 0), ("2", 1)])
+        (stored,) = self.journal.recoverable(self.now_us())
+        self.assertEqual([type(n) for _, n, _ in stored.notices], [JobInit, TaskInit])
+        self.assertEqual((self.journal.last_sequence, len(self.notices())), (last, 7))
+        self.run_job("3")
+        self.assertEqual(len(self.notices()), 12)
+
+    def test_killed_before_the_tail_was_emptied(self):
+        """What the database has already does not come twice."""
+        self.run_job("1")
+        self.patch(Tail, "empty", lambda tail: None)
+        self.journal.flush()
+        self.accept(JobInit("2"))
+        self.killed()
+        self.begin()
+        self.assertEqual(len(self.notices()), 6)
+        self.assertEqual(self.rows("SELECT number FROM turns"), [(5,), (6,)])
+        self.again()
+        self.assertEqual(len(self.notices()), 6)
+
+    def test_damaged_tail(self):
+        """What stands behind the damage is lost; the tail is set aside, and said to be damaged."""
+        self.accept(JobInit("1"), JobInit("2"), JobInit("3"))
+        self.killed()
+        tail = self.path + "-tail"
+        with open(tail, "r+b") as file:
+            content = file.read()
+            file.seek(len(content) // 2)
+            file.write(b"\xff")
+        self.begin()
+        self.assertEqual([n.notice().job_id for n in self.notices()], ["1"])
+        self.assertEqual(self.stats.get("damaged"), 1)
+        (aside,) = [n for n in os.listdir(os.path.dirname(tail)) if "-tail.damaged" in n]
+        self.assertEqual(os.path.getsize(os.path.join(os.path.dirname(tail), aside)), len(content))
+        self.accept(JobInit("4"))
+        self.assertEqual(self.in_tail(), [["4"]])
+
+    def test_tail_with_the_database(self):
+        """A damaged database is set aside with its tail; the new one begins with neither."""
+        self.accept(JobInit("1"))
+        self.killed()
+        os.remove(self.path + "-wal")
+        with open(self.path, "wb") as file:
+            file.write(b"no database" * 1000)
+        self.begin()
+        self.assertEqual((self.notices(), self.in_tail()), ([], []))
+        aside = [n for n in os.listdir(os.path.dirname(self.path)) if "damaged" in n]
+        self.assertEqual(len([n for n in aside if n.endswith("-tail")]), 1)
+
+    def test_removed_tail(self):
+        """Another one begins when the file is tidied."""
+        self.accept(JobInit("1"))
+        os.remove(self.path + "-tail")
+        self.clock.advance(TIDY_SECONDS)
+        self.accept(JobInit("2"))
+        self.assertEqual((self.in_tail(), len(self.notices())), ([["2"]], 2))
+
+    def test_tail_that_stays(self):
+        """A database that refuses until the end: the next daemon has what the tail took."""
+        self.refuse(tail=False)
+        self.run_job("1")
+        self.journal.close()
+        self.assertEqual(self.stats.get("lost"), 0)
+        self.begin()
+        self.assertEqual(len(self.notices()), 5)
+
+    def test_size_with_the_tail(self):
+        """What the tail has counts, too."""
+        before = self.stats.gauges()["file_bytes"]
+        self.accept(JobInit("1"))
+        size = os.path.getsize(self.path + "-tail")
+        self.assertEqual(self.stats.gauges()["file_bytes"], before + size)
 
     def test_damage_behind_a_disk_that_refused(self):
         """A file that is found damaged when the disk works again is replaced, and written on."""
@@ -355,6 +593,8 @@ class JournalTests(SynchronousTestCase):
 
         self.journal._file.write = write
         self.run_job("1")
+        self.journal.flush()
+        self.assertEqual(self.journal.problem, "disk I/O error")
         self.clock.advance(RETRY_SECONDS)
         self.assertEqual((len(self.notices()), self.journal.problem), (5, ""))
         self.run_job("2")
@@ -378,9 +618,7 @@ class JournalTests(SynchronousTestCase):
     def test_too_much_waits(self):
         """The oldest rows are lost, and counted."""
         self.again(max_waiting=6)
-        self.journal._file.write = lambda *rows: (_ for _ in ()).throw(
-            sqlite3.OperationalError("x")
-        )
+        self.refuse()
         self.run_job("1")
         self.run_job("2")
         self.assertEqual((self.journal.waiting, self.stats.get("lost")), (6, 4))
@@ -402,7 +640,7 @@ class JournalTests(SynchronousTestCase):
         os.rename(directory + ".away", directory)
         self.clock.advance(RETRY_SECONDS)
         self.run_job("3")
-        jobs = self.rows("SELECT job, job_id, first_turn, last_turn FROM jobs ORDER BY job")
+        jobs = self.rows("SELECT job, job_id, first_notice, last_notice FROM jobs ORDER BY job")
         self.assertEqual(jobs, [(1, "1", 1, 5), (2, "2", 6, 10), (3, "3", 11, 15)])
         told = [(notice.job, notice.notice().job_id) for notice in self.notices()]
         self.assertEqual(told, [(job, str(job)) for job in (1, 2, 3) for _ in range(5)])
@@ -416,7 +654,7 @@ class JournalTests(SynchronousTestCase):
         facts = decode_about(about).facts
         self.assertEqual((facts.user, facts.job_name), ("ann", "x"))
         self.accept(JobExit("1"), JobExit("1", exit_status=9))
-        ((last, about),) = self.rows("SELECT last_turn, about FROM jobs")
+        ((last, about),) = self.rows("SELECT last_notice, about FROM jobs")
         self.assertEqual((last, decode_about(about).facts.exit_status), (4, 9))
 
     def test_rows_of_jobs(self):
@@ -429,7 +667,7 @@ class JournalTests(SynchronousTestCase):
         self.clock.advance(TIDY_SECONDS)
         self.assertEqual(self.rows(jobs), [("1",), ("2",), ("3",)])
         self.assertEqual(self.rows(settled), [(7,)])
-        self.clock.pump([journal_module._PRUNE_SECONDS] * 2)
+        self.clock.pump([journal_module._PAUSE_SECONDS] * 2)
         self.assertEqual(len(self.rows(jobs)), 6)
         self.assertEqual(self.rows(settled), [(10,)])
         self.run_job("7")
@@ -470,7 +708,9 @@ class JournalTests(SynchronousTestCase):
 
     def test_damage_found_by_recovery(self):
         """What could be read comes back; another file begins with it."""
-        self.accept(JobInit("1", uid=4), TaskInit("1", 0, 0, 0))
+        self.accept(JobInit("1", uid=4))
+        self.journal.flush()
+        self.accept(TaskInit("1", 0, 0, 0))
         self.again()
         turns = self.journal._file.turns
 
@@ -526,7 +766,7 @@ class JournalTests(SynchronousTestCase):
         os.remove(self.path)
         self.clock.advance(TIDY_SECONDS)
         self.assertEqual(self.rows("SELECT job_id FROM jobs"), [("1",)])
-        self.assertIn("new journal begins", self.messages()[-1])
+        self.assertIn("a new one begins", self.messages()[-1])
         os.rename(self.path, self.path + ".away")
         with open(self.path, "w"):
             pass
@@ -544,19 +784,17 @@ class JournalTests(SynchronousTestCase):
         for job in range(3, 6):
             self.run_job(str(job))
         self.clock.advance(2 * DAY)
-        self.clock.pump([journal_module._PRUNE_SECONDS] * 10 + [TIDY_SECONDS])
+        self.clock.pump([journal_module._PAUSE_SECONDS] * 10 + [TIDY_SECONDS])
         self.assertEqual(self.rows("SELECT job_id FROM jobs"), [("2",)])
 
     def test_kept_is_bounded(self):
         """Also while the disk refuses everything."""
         self.again(max_waiting=3)
-        self.journal._file.write = lambda *rows: (_ for _ in ()).throw(
-            sqlite3.OperationalError("x")
-        )
+        self.refuse()
         for number in range(10):
-            self.journal.keep("notifier", str(number), None)
-        self.accept(JobInit("1"))
-        self.assertEqual(len(self.journal._kept), 3)
+            self.journal.keep("notifier", str(number) * 999, None)
+            self.clock.advance(TIDY_SECONDS)
+        self.assertLessEqual(self.journal._waiting.size, 3000)
 
     def test_checkpoint_while_closing(self):
         """A thread that ends after the journal does no harm; nor does one that finds no file."""
@@ -579,7 +817,9 @@ class JournalTests(SynchronousTestCase):
 
     def test_unreadable_rows(self):
         """Cost what they are about, and no more."""
-        self.accept(JobInit("1"), JobInit("2"), TaskInit("2", 0, 0, 0))
+        for notice in (JobInit("1"), JobInit("2"), TaskInit("2", 0, 0, 0)):
+            self.accept(notice)
+            self.journal.flush()
         self.clock.advance(TIDY_SECONDS)
         self.journal.close()
         database = sqlite3.connect(self.path)
@@ -616,6 +856,15 @@ class JournalTests(SynchronousTestCase):
             self.assertEqual(len(errors), 1)
             self.assertEqual(len(decode_turn(damaged)), len(left))
 
+    def test_damage_in_a_row(self):
+        """Costs the turn that it is in, if the others can still be told apart."""
+        turns = [encode([(job, None, 5, "message", None, [])] * 2) for job in (1, 2, 3)]
+        errors = []
+        row = encode([turns[0], turns[1][:-1], turns[2]])
+        self.assertEqual([one.job for one in decode_turns(row, errors.append)], [1, 1, 3, 3])
+        self.assertEqual(decode_turns(row[:-1], errors.append), [])
+        self.assertEqual((len(errors), decode_turns(row[:-1])), (2, []))
+
     def test_places(self):
         """Fields of notices have their places, for ever; there may be more behind them."""
         for notice, fields in (
@@ -637,7 +886,7 @@ class JournalTests(SynchronousTestCase):
 
     def test_private(self):
         """Nobody else may read it: it tells who ran what."""
-        for path in (self.path, self.path + ".lock"):
+        for path in (self.path, self.path + ".lock", self.path + "-tail"):
             self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
 
     def test_record_without_notice(self):

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 from contextlib import closing
+from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -52,7 +53,7 @@ class HistoryTests(SynchronousTestCase):
         """A journal without a job."""
         history = self.open()
         self.assertEqual((list(history.jobs()), list(history.events())), ([], []))
-        self.assertEqual(history.last_turn(), 0)
+        self.assertEqual(history.last_notice(), 0)
 
     def test_jobs_in_order(self) -> None:
         """All jobs, the oldest first, those that run with what is known by now."""
@@ -139,11 +140,86 @@ class HistoryTests(SynchronousTestCase):
         with closing(sqlite3.connect(self.path)) as database:
             (busy, _, _) = database.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         self.assertEqual(busy, 0)
-        version = history.data_version()
+        version = history.version()
         self.past.run_job("2")
         self.assertEqual({entry.job.key.job_id for entry in events}, {"1"})
-        self.assertNotEqual(history.data_version(), version)
+        self.assertNotEqual(history.version(), version)
         self.assertEqual({one.job.key.job_id for one in history.events(after=6)}, {"2"})
+
+    def test_tail(self) -> None:
+        """What only the tail has is there: jobs that run and that have ended, and events."""
+        self.past.run_job("1")
+        self.past.journal.flush()
+        self.past.tell(JobInit("2"), JobInit("3", uid=5), TaskInit("3", 0, 0, 0, pid=9))
+        self.past.tell(JobExit("2", exit_status=3))
+        history = self.open()
+        jobs = [(j.key.job_id, j.ended, j.facts.exit_status, j.facts.uid) for j in history.jobs()]
+        self.assertEqual(jobs, [("1", True, 0, 1000), ("2", True, 3, None), ("3", False, None, 5)])
+        (job,) = history.jobs(whole=True, job_id="3")
+        self.assertEqual([task.pid for task in job.tasks], [9])
+        events = list(history.events())
+        self.assertEqual([one.event.sequence for one in events], list(range(1, 13)))
+        self.assertEqual(history.last_notice(), 10)
+        self.assertEqual(list(history.events(after=8)), events[-3:])
+        self.assertEqual(list(history.events(upto=8)), events[:-3])
+        self.assertEqual({e.event.word for e in history.events(job_id="3")}, set(self.begun))
+        self.past.journal.flush()
+        self.assertEqual(list(history.events()), events)
+        self.assertEqual(list(history.events(after=8)), events[-3:])
+        self.assertEqual(list(history.events(upto=8)), events[:-3])
+        self.assertEqual([job.key.job_id for job in history.jobs()], ["1", "2", "3"])
+
+    begun = ("job_started", "task_started")
+
+    def test_moved_while_read(self) -> None:
+        """The daemon writes the tail to the database while somebody reads, wherever he is: nothing
+        is missing, and nothing there twice."""
+        self.patch(history_module, "_ROWS", 1)
+        for job in "12":
+            self.past.run_job(job)
+            self.past.journal.flush()
+        self.past.run_job("3")
+        history = self.open()
+        for moment in range(1, 15):
+            events = history.events()
+            found = [next(events) for _ in range(moment)]
+            self.past.journal.flush()
+            found += events
+            self.assertEqual([e.event.sequence for e in found], list(range(1, len(found) + 1)))
+            self.assertEqual(len(found) % 7, 0)
+            self.past.run_job(str(moment + 3))
+        self.assertEqual(len(found), 16 * 7)
+
+    def test_moved_between_tail_and_database(self) -> None:
+        """The same when it happens behind the reading of the tail, or another one begins then."""
+        for further in (0, 1):
+            self.past.run_job(str(2 * further))
+            read = history_module.read_tail
+
+            def moving(path: str, further: int = further, read: Any = read) -> Any:
+                found = read(path)
+                self.past.journal.flush()
+                if further:
+                    self.past.tell(JobInit("9"))
+                return found
+
+            self.patch(history_module, "read_tail", moving)
+            history = self.open()
+            ids = {entry.job.key.job_id for entry in history.events()}
+            self.assertLessEqual({"0", str(2 * further)}, ids)
+            jobs = [job.key.job_id for job in history.jobs()]
+            self.assertEqual(sorted(set(jobs)), sorted(jobs))
+            self.assertLessEqual({"0", str(2 * further)}, set(jobs))
+            self.patch(history_module, "read_tail", read)
+
+    def test_tail_that_cannot_be_read(self) -> None:
+        """Is said."""
+        self.past.end()
+        os.mkdir(self.path + "-tail")
+        history = self.open()
+        self.assertIn("-tail", str(self.assertRaises(ConfigError, history.last_notice)))
+        os.rmdir(self.path + "-tail")
+        self.past.begin()
 
     def test_few_jobs_are_remembered(self) -> None:
         """However many there are."""
@@ -228,7 +304,7 @@ class HistoryTests(SynchronousTestCase):
         self.past.begin()
         self.change("PRAGMA user_version = 9")
         self.assertIn("format 9", str(self.assertRaises(ConfigError, History, self.path)))
-        self.change("PRAGMA user_version = 2", "PRAGMA application_id = 1")
+        self.change("PRAGMA user_version = 3", "PRAGMA application_id = 1")
         self.assertIn("no journal", str(self.assertRaises(ConfigError, History, self.path)))
         self.change("PRAGMA application_id = 0x6c646a6d")
 

@@ -18,7 +18,7 @@ from ldmsjob.jobs import Job
 from ldmsjob.jobservice import JobService
 from ldmsjob.jobsets import JobSetPolicy
 from ldmsjob.journal.journal import Journal
-from ldmsjob.journal.records import decode_turn
+from ldmsjob.journal.records import decode_turns
 from ldmsjob.notices import JobExit, JobInit, Notice, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.sets.decode import decode_set
 from ldmsjob.sets.registry import SetRegistry
@@ -164,10 +164,11 @@ class RecoveryTests(SynchronousTestCase):
         self.assertEqual(parts.seen, whole.seen)
         self.assertEqual(parts.sets(), whole.sets())
         assert parts.journal is not None and parts.journal._file is not None
+        parts.journal.flush()
         kept = [
             (event.word, event.sequence, event.source_time_us, event.step, event.task)
             for (data,) in parts.journal._file._all("SELECT notices FROM turns ORDER BY number")
-            for notice in decode_turn(data)
+            for notice in decode_turns(data)
             for event in notice.events()
         ]
         self.assertEqual(kept, [event[1:] for event in whole.seen])

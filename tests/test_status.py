@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -127,9 +126,10 @@ class StatusTests(SynchronousTestCase):
         journal = self.rig.daemon.core.journal
 
         def refuse(*_arguments: object) -> None:
-            raise sqlite3.OperationalError("database or disk is full")
+            raise OSError("database or disk is full")
 
-        real, journal._file.write = journal._file.write, refuse
+        file = journal._file
+        file.write = file.tail.append = refuse
         self.rig.plugin("a").context.apply(JobInit(job_id="1"), 1)
         self.rig.clock.advance(1)
         document = self.document()
@@ -138,7 +138,7 @@ class StatusTests(SynchronousTestCase):
         self.assertIn("cannot be written for 1 s: database or disk is full", problem["what"])
         self.assertEqual(document["journal"]["waiting"], 1)
         self.assertEqual(document["journal"]["lag_seconds"], 1)
-        journal._file.write = real
+        del file.write, file.tail.append
         self.rig.clock.advance(RETRY_SECONDS)
         self.assertEqual(self.problems(), [])
         self.flushLoggedErrors()

@@ -60,7 +60,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do it; returns the exit status. Raises ``ConfigError``."""
     history = open_history(arguments)
-    newest = history.last_turn()
+    newest = history.last_notice()
     entries: Iterable[EventEntry] = chosen_events(history, arguments, 0, newest)
     if arguments.last is not None:
         entries = deque(entries, maxlen=arguments.last)
@@ -75,12 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
 def follow(
     history: History, after: int, wait: Callable[[float], None]
 ) -> Iterator[tuple[History, int, int]]:
-    """Whenever there is something new: the journal to read, and the numbers of the last turn that
+    """Whenever there is something new: the journal to read, and the numbers of the last notice that
     was there before, and of the last one there is now.
 
     ``wait`` is given seconds. Raises ``ConfigError`` when the journal cannot be read any more.
     """
-    version = -1
+    version: tuple[int, int] | None = None
     while True:
         if history.is_replaced():
             try:
@@ -89,10 +89,10 @@ def follow(
                 wait(FOLLOW_SECONDS)  # its daemon is about to make it
                 continue
             history.close()
-            history, after, version = anew, 0, -1
-        found = history.data_version()
+            history, after, version = anew, 0, None
+        found = history.version()
         if found != version:
-            version, newest = found, history.last_turn()
+            version, newest = found, history.last_notice()
             if newest > after:
                 yield history, after, newest
                 after = newest
@@ -102,7 +102,7 @@ def follow(
 def chosen_events(
     history: History, arguments: argparse.Namespace, after: int, upto: int
 ) -> Iterator[EventEntry]:
-    """The events that the options choose, of turns behind ``after`` up to ``upto``."""
+    """The events that the options choose, of notices behind ``after`` up to ``upto``."""
     chosen = job_filter(arguments)
     manager, job_id = (None, None) if arguments.job is None else job_key(arguments.job)
     for entry in history.events(after, upto, job_id=job_id, since_us=arguments.since or 0):

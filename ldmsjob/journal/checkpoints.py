@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ldmsjob.interfaces import IStats
-from ldmsjob.journal.storage import checkpoint
 
 CHECKPOINT_BYTES = 20 << 20
 """When about so much has been written, the log is copied without waiting for the next tidying."""
+
+_RESTARTS, _RESTART_SECONDS = 50, 0.005
+"""How often, and after which pause, a log that is in use is tried to be begun anew."""
 
 _TRANSACTION_BYTES = 8192
 _NOTICE_BYTES = 200
@@ -56,3 +61,26 @@ class Checkpoints:
     def _failed(self, failure: Failure) -> None:
         failure.trap(sqlite3.Error)
         self._stats.add("failures")
+
+
+def checkpoint(path: str) -> None:
+    """Move what was written from the log beside the file into the file; the log then begins anew.
+
+    Waits for the disk: for a thread. Raises ``sqlite3.Error``.
+    """
+    database = sqlite3.connect(
+        f"file:{quote(os.path.abspath(path))}?mode=rw", uri=True, isolation_level=None, timeout=1
+    )
+    try:
+        # Without standing in the writer's way: nearly all of it.
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        # The log begins anew only when nothing was written meanwhile, which under load never
+        # happens by itself. The writer waits for the little that is left, and we for nobody.
+        database.execute("PRAGMA busy_timeout = 0")
+        for _ in range(_RESTARTS):
+            (is_busy, _, _) = database.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            if not is_busy:
+                break
+            time.sleep(_RESTART_SECONDS)
+    finally:
+        database.close()

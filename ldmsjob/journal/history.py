@@ -19,8 +19,24 @@ from ldmsjob.facts import JobFacts, JobKey, StepFacts, TaskFacts
 from ldmsjob.jobs import Job
 from ldmsjob.jobtable import JobTable
 from ldmsjob.journal.places import unreadable
-from ldmsjob.journal.records import About, StoredEvent, StoredNotice, decode_about, decode_turn
-from ldmsjob.journal.storage import Damaged, JobRow, begun_jobs, open_for_reading, read_settled
+from ldmsjob.journal.records import (
+    About,
+    JobRow,
+    StoredEvent,
+    StoredNotice,
+    decode_about,
+    decode_rows,
+    decode_turns,
+    encode,
+)
+from ldmsjob.journal.storage import (
+    Damaged,
+    begun_jobs,
+    newest_notice,
+    open_for_reading,
+    read_settled,
+)
+from ldmsjob.journal.tail import SIDE, Record, read_tail
 from ldmsjob.limits import Limits
 from ldmsjob.stats import Stats
 
@@ -55,15 +71,18 @@ class JobEntry(msgspec.Struct, frozen=True):
 class EventEntry(msgspec.Struct, frozen=True):
     """One job event, and whose it is."""
 
-    turn: int
-    """Number of the turn in which the daemon heard of it."""
+    notice: int
+    """Number of the notice from which the daemon heard of it."""
     received_time_us: int
     job: JobEntry
     event: StoredEvent
 
 
 class History:
-    """A journal, opened for reading.
+    """A journal, opened for reading: its database and what only its tail has.
+
+    The tail is read first, and what the database has by then is not taken from it: so nothing is
+    missing, and nothing there twice, when the daemon writes it to the database meanwhile.
 
     Every method raises ``ConfigError`` when the file cannot be read or is damaged; single rows that
     cannot are left out and counted in ``unreadable``.
@@ -96,13 +115,15 @@ class History:
 
         ``whole``: with their steps and tasks, which takes memory for those of all at once.
         """
-        begun = [row for row in self._begun() if job_id in (None, row[3])]
+        tail = self._tail()
+        begun = [row for row in self._begun(tail) if job_id in (None, row[3])]
         of_id, values = ("job_id = ?", [job_id]) if job_id is not None else ("1", [])
         at_hand = of_id if whole else f"{of_id} AND ended_us IS NULL"
         running = self._all(f"SELECT * FROM jobs WHERE {at_hand} ORDER BY job", values)
-        replayed = self._replay(merge(running, begun, key=itemgetter(0)))
+        replayed = self._replay(merge(tail.newer(running), begun, key=itemgetter(0)), tail)
         last = 0
-        for row in merge(self._job_rows(of_id, values), begun, key=itemgetter(0)):
+        rows = tail.newer(self._job_rows(of_id, values))
+        for row in merge(rows, begun, key=itemgetter(0)):
             if row[0] == last:
                 continue  # It has begun, and got its row since.
             last = row[0]
@@ -119,46 +140,53 @@ class History:
         job_id: str | None = None,
         since_us: int = 0,
     ) -> Iterator[EventEntry]:
-        """Events in order: those of turns behind number ``after``, ``upto`` that number or the
+        """Events in order: those of notices behind number ``after``, up to number ``upto`` or the
         newest now, that were received at ``since_us`` or later; of that attempt, of all of that
         job, or of all jobs."""
         if upto is None:
-            upto = self.last_turn()
-        begun = self._begun()
+            upto = self.last_notice()
+        tail = self._tail()
+        begun = self._begun(tail)
         wanted: Collection[int] | None = None
         if job is not None or job_id is not None:
             rows = self._all("SELECT * FROM jobs WHERE job = ? OR job_id = ?", [job, job_id])
             begun = [row for row in begun if row[0] == job or row[3] == job_id]
-            wanted = {row[0] for row in (*rows, *begun)}
-            first, last = _range((*rows, *begun))
+            rows = [*tail.newer(rows), *begun]
+            wanted = {row[0] for row in rows}
+            first, last = _range(rows)
             after, upto = max(after, first - 1), min(upto, last)
-        entries: dict[int, JobEntry | None] = {**self._replay(begun)}
-        for turn, data in self._turns(after, upto, since_us):
-            for stored in decode_turn(data, self._count_unreadable):
-                number = stored.job
-                if stored.received_us < since_us or (wanted is not None and number not in wanted):
-                    continue
-                events = self._events(stored)
-                if not events:
-                    continue
-                if number not in entries:
-                    if len(entries) >= _REMEMBERED_JOBS + len(begun):
-                        entries = {**self._replay(begun)}
-                    entries[number] = self._job(number)
-                entry = entries[number]
-                if entry is not None:
-                    for event in events:
-                        yield EventEntry(turn, stored.received_us, entry, event)
+        entries: dict[int, JobEntry | None] = {**self._replay(begun, tail)}
+        for number, stored in self._notices(after, upto, tail, since_us):
+            job = stored.job
+            if not after < number <= upto or stored.received_us < since_us:
+                continue
+            if wanted is not None and job not in wanted:
+                continue
+            events = self._events(stored)
+            if not events:
+                continue
+            if job not in entries:
+                if len(entries) >= _REMEMBERED_JOBS + len(begun):
+                    entries = {**self._replay(begun, tail)}
+                entries[job] = self._job(job, tail)
+            entry = entries[job]
+            if entry is not None:
+                for event in events:
+                    yield EventEntry(number, stored.received_us, entry, event)
 
-    def last_turn(self) -> int:
-        """The number of the newest turn."""
-        ((number,),) = self._all("SELECT coalesce(max(number), 0) FROM turns", ())
-        return int(number)
+    def last_notice(self) -> int:
+        """The number of the newest notice."""
+        tail = self._tail()
+        return max(tail.last_notice, self._newest())
 
-    def data_version(self) -> int:
-        """Another number whenever the journal has been written to."""
+    def version(self) -> tuple[int, int]:
+        """Another one whenever the journal has been written to."""
+        try:
+            size = os.stat(self.path + SIDE).st_size
+        except OSError:
+            size = 0
         ((version,),) = self._all("PRAGMA data_version", ())
-        return int(version)
+        return version, size
 
     # Rows
 
@@ -175,40 +203,76 @@ class History:
                 return
             after = rows[-1][0]
 
-    def _turns(self, after: int, upto: int, since_us: int = 0) -> Iterator[tuple[int, bytes]]:
-        """Number and notices of turns behind one number and up to another, that ended at
-        ``since_us`` or later."""
+    def _tail(self) -> _Tail:
+        """What the tail has and the database has not. To be read before the database is."""
+        path = self.path + SIDE
+        try:
+            records, _ = read_tail(path)
+        except OSError as error:
+            raise unreadable(path, error) from None
+        newest = self._newest()
+        return _Tail([record for record in records if record.number >= newest], newest)
+
+    def _newest(self) -> int:
+        """The number of the newest notice that the database has, or has had."""
+        try:
+            return newest_notice(self._database)
+        except sqlite3.Error as error:
+            raise unreadable(self.path, error) from None
+
+    def _notices(
+        self, after: int, upto: int, tail: _Tail, since_us: int = 0
+    ) -> Iterator[tuple[int, StoredNotice]]:
+        """Notices with their numbers: those behind one number and up to another, that were
+        received at ``since_us`` or later, and others that came in the same turns."""
+        for last, data in self._turns(after, upto, tail, since_us):
+            notices = decode_turns(data, self._count_unreadable)
+            yield from enumerate(notices, last - len(notices) + 1)
+
+    def _turns(
+        self, after: int, upto: int, tail: _Tail, since_us: int = 0
+    ) -> Iterator[tuple[int, bytes]]:
+        """Notices of turns with some of these, and the number of the last of them."""
         is_more = True
         while is_more:
             some, size, is_more = [], 0, False
             for row in self._execute(
-                "SELECT number, notices FROM turns WHERE number > ? AND number <= ?"
+                "SELECT number, notices FROM turns WHERE number > ?"
                 " AND received_us >= ? ORDER BY number",
-                (after, upto, since_us),
+                (after, since_us),
             ):
                 some.append(row)
                 after = row[0]
+                if after >= upto:
+                    break
                 size += len(row[1])
                 if size >= _BYTES or len(some) >= _ROWS:
                     is_more = True
                     break
             yield from some
+        yield from tail.turns(after, upto)
 
-    def _begun(self) -> list[JobRow]:
-        """Jobs of which only turns tell, as they were when they began, oldest first: the daemon
-        writes the row of a job when it ends, or when it has run for a while."""
+    def _begun(self, tail: _Tail) -> list[JobRow]:
+        """Jobs that have no row in the database, as the tail has them or as they were when they
+        began, oldest first: the daemon writes the row of a job when it ends, or when it has run for
+        a while."""
         try:
             settled = read_settled(self._database)
         except sqlite3.Error as error:
             raise unreadable(self.path, error) from None
-        begun: list[JobRow] = []
-        for number, data in self._turns(settled, _ALL):
-            begun += begun_jobs(number, decode_turn(data))
-        return [row for row in begun if not self._all("SELECT 1 FROM jobs WHERE job = ?", row[:1])]
+        begun: dict[int, JobRow] = {}
+        for number, data in self._turns(settled, _ALL, tail):
+            begun.update((row[0], row) for row in begun_jobs(number, decode_turns(data)))
+        begun.update(tail.jobs)
+        return [
+            row
+            for job, row in sorted(begun.items())
+            if not self._all("SELECT 1 FROM jobs WHERE job = ?", (job,))
+        ]
 
-    def _job(self, number: int) -> JobEntry | None:
+    def _job(self, number: int, tail: _Tail) -> JobEntry | None:
         rows = self._all("SELECT * FROM jobs WHERE job = ?", (number,))
-        return self._entry(rows[0]) if rows else None
+        return next(map(self._entry, tail.newer(rows)), None)
 
     def _entry(self, row: JobRow) -> JobEntry | None:
         about = self._about(row)
@@ -221,7 +285,7 @@ class History:
             self._count_unreadable(error)
             return None
 
-    def _replay(self, rows: Iterable[JobRow]) -> dict[int, JobEntry]:
+    def _replay(self, rows: Iterable[JobRow], tail: _Tail) -> dict[int, JobEntry]:
         """What the notices of these jobs, the oldest first, have made of them: one pass over the
         turns."""
         lives: dict[int, _Life] = {}
@@ -235,10 +299,9 @@ class History:
                 lives[entry.number] = _Life(entry, job, table)
         if lives:
             first, last = _range(rows)
-            for _number, data in self._turns(first - 1, last):
-                for stored in decode_turn(data, self._count_unreadable):
-                    if stored.job in lives:
-                        self._go_on(lives[stored.job], stored)
+            for _number, stored in self._notices(first - 1, last, tail):
+                if stored.job in lives:
+                    self._go_on(lives[stored.job], stored)
         return {number: life.result() for number, life in lives.items()}
 
     def _go_on(self, life: _Life, stored: StoredNotice) -> None:
@@ -268,20 +331,44 @@ class History:
 
 
 def _make_entry(row: JobRow, about: About) -> JobEntry:
-    number, _first_turn, _last_turn, _job_id, ended_us, _blob = row
+    number, _first, _last, _job_id, ended_us, _blob = row
     key = JobKey(about.resource_manager, about.job_id, about.attempt)
     facts = about.facts or JobFacts(key.text)
     return JobEntry(number, key, about.instance, ended_us is not None, ended_us, facts)
 
 
 _ALL = 1 << 62
-"""A turn behind all."""
+"""A notice behind all."""
 
 
 def _range(rows: Sequence[JobRow]) -> tuple[int, int]:
-    """Numbers of the turns between which stands all that was told of these jobs."""
+    """Numbers of the notices between which stands all that was told of these jobs."""
     first = min((row[1] for row in rows), default=_ALL)
     return first, max((row[2] or _ALL for row in rows), default=0)
+
+
+class _Tail:
+    """What the tail has that the database does not, whose newest notice has that number."""
+
+    def __init__(self, records: Sequence[Record], newest: int) -> None:
+        self._records = [record for record in records if record.number > newest]
+        self.jobs = {
+            row[0]: row for record in records if record.rows for row in decode_rows(record.rows)[0]
+        }
+        """Rows of jobs."""
+        self.last_notice = records[-1].number if records else 0
+
+    def turns(self, after: int, upto: int) -> Iterator[tuple[int, bytes]]:
+        """Notices of turns with some of these, and the number of the last of them."""
+        for record in self._records:
+            if record.number > after and record.length:
+                yield record.number, encode([record.notices])
+                if record.number >= upto:
+                    break
+
+    def newer(self, rows: Iterable[JobRow]) -> Iterator[JobRow]:
+        """These rows, or what the tail has instead."""
+        return (self.jobs.get(row[0], row) for row in rows)
 
 
 class _Life:

@@ -1,4 +1,4 @@
-"""Keeps what is accepted: collects it during a turn, writes it at the turn's end.
+"""Keeps what is accepted: in the tail from the end of a turn on, in the database soon afterwards.
 
 The disk may be full, read-only or broken: then the daemon goes on with what it has in memory, says
 so, and writes what it has collected as soon as the disk lets it.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -19,33 +19,21 @@ from twisted.logger import Logger
 
 from ldmsjob.clocks import wall_clock_us
 from ldmsjob.errors import ConfigError
-from ldmsjob.facts import Origin
 from ldmsjob.interfaces import IStats
-from ldmsjob.jobs import Change, Job
 from ldmsjob.journal.checkpoints import Checkpoints
-from ldmsjob.journal.records import (
-    EVENT_PARTS,
-    MAX_TIME_US,
-    UNENCODABLE,
-    About,
-    NewNotice,
-    about_job,
-    encodable,
-)
-from ldmsjob.journal.storage import (
-    SETTLED,
-    Damaged,
-    JournalFile,
-    set_aside,
-)
-from ldmsjob.journal.storedjobs import Known, StoredJob, job_row, read_jobs
+from ldmsjob.journal.collecting import Collector
+from ldmsjob.journal.records import MAX_TIME_US
+from ldmsjob.journal.storage import SETTLED, Damaged, JournalFile, set_aside
+from ldmsjob.journal.storedjobs import StoredJob, read_jobs
+from ldmsjob.journal.tail import BATCH_BYTES, BATCH_NOTICES, SIDE
 from ldmsjob.journal.waiting import WaitingTurns
-from ldmsjob.limitedlog import LimitedLog
-from ldmsjob.notices import Notice
 from ldmsjob.turns import Turn
 
 MAX_WAITING = 100_000
 """Notices that are kept in memory while the disk refuses them; of more, the oldest go."""
+
+MOVE_SECONDS = 1.0
+"""How long what the tail has waits for the database, if it is not much."""
 
 RETRY_SECONDS = 5.0
 """How often a disk that refuses is tried."""
@@ -55,7 +43,7 @@ TIDY_SECONDS = 30.0
 
 _PRUNE_NOTICES = 500
 _SETTLE_JOBS = 200
-_PRUNE_SECONDS = 0.05
+_PAUSE_SECONDS = 0.05
 """Notices that are looked at, and rows of jobs that run that are written, in one go, which takes a
 few milliseconds; and the pause between."""
 
@@ -63,15 +51,16 @@ _DISK_FAULTS = (sqlite3.Error, OSError)
 
 
 class Journal:
-    """One journal file, opened for writing.
+    """One journal, opened for writing: a database and its tail.
 
     ``in_thread(function, argument)`` returns a Deferred: what waits for the disk for long is done
     there. ``clock`` makes the calls, ``wall_clock_us`` tells how old rows are.
 
-    Counters: ``rows`` written (each is a notice), ``transactions``, ``failures`` (of the disk),
-    ``lost`` (rows that nobody wrote), ``pruned``, ``damaged`` (files that were set aside),
-    ``unreadable`` (what recovery left out). Gauges: ``waiting`` rows, ``lag_seconds`` for which the
-    disk has refused them, ``file_bytes`` with the log beside the file.
+    Counters: ``rows`` in the database (each is a notice), ``transactions``, ``failures`` (of the
+    disk), ``lost`` (rows that nobody wrote), ``pruned``, ``damaged`` (files that were set aside),
+    ``unreadable`` (what recovery left out). Gauges: ``waiting`` rows that no file has, ``in_tail``
+    those that only the tail has, ``lag_seconds`` for which the disk has refused to take rows,
+    ``file_bytes`` with log and tail.
     """
 
     log = Logger(namespace="journal")
@@ -90,7 +79,6 @@ class Journal:
         max_waiting: int = MAX_WAITING,
     ) -> None:
         self.path = path
-        self._turn = turn
         self._clock = clock
         self._stats = stats
         self._max_age_us = int(max_age_seconds * 1e6)
@@ -98,32 +86,33 @@ class Journal:
         self._now_us = wall_clock_us
         self.max_waiting = max_waiting
         self._file: JournalFile | None = None
-        self._due = False
         self._failing = False
         self._failing_since = 0.0
+        self._tail_fails = False
+        """Whether the tail does not take what waits; it may while the database does not."""
         self.problem = ""
         """What the disk says; empty while all that is accepted can be written."""
         self._said_lost = False
-        self._limited = LimitedLog(self.log, now=clock.seconds)
-        self._notices: list[NewNotice] = []
-        """What the turn has brought so far."""
+        self._collector = Collector(
+            partial(turn.at_end, self.commit, first=True), stats, clock.seconds
+        )
+        self.append = self._collector.append  # on the path of every message
+        self.keep = self._collector.keep
+        self.described = self._collector.described
+        self.dropped = self._collector.dropped
+        self.forget = self._collector.forget
+        self.recovered = self._collector.recovered
         self._waiting = WaitingTurns()
-        self._changed: dict[Job, Known] = {}
-        """Jobs whose own row is out of date."""
-        self._begun: dict[Job, Known] = {}
-        """Jobs that run and have no row yet, in the order in which they began: most end soon, and
-        a row then is enough."""
         self._settled = 0
-        self._kept: dict[tuple[str, str], int | None] = {}
-        self._known: dict[Job, Known] = {}
-        self._job = self._number = self._sequence = 0
         self.last_sequence = 0
         """The number of the last event that the file knows, when it was opened."""
+        self._moving: IDelayedCall | None = None
         self._retry: IDelayedCall | None = None
         self._tidying: IDelayedCall | None = None
         self._pruned_to = 0
         self._checkpoints = Checkpoints(path, in_thread, stats)
         stats.gauge("waiting", lambda: self.waiting)
+        stats.gauge("in_tail", lambda: self._waiting.notices - self.waiting)
         stats.gauge("lag_seconds", lambda: self.lag_seconds)
         stats.gauge("file_bytes", self._file_bytes)
 
@@ -148,8 +137,8 @@ class Journal:
             self._set_aside(error)
             file, numbers = self._opened()
         self._file = file
-        self._job, self._number, self.last_sequence = numbers
-        self._settled = self._number
+        self._collector.job, self._collector.number, self.last_sequence = numbers
+        self._settled = self._collector.number
         if file.has_log():
             # Of a daemon that was killed. Daemons that are killed again and again before they copy
             # it would leave a log that grows.
@@ -158,6 +147,9 @@ class Journal:
     def _opened(self) -> tuple[JournalFile, tuple[int, int, int]]:
         file = JournalFile(self.path)
         try:
+            aside = file.take_tail()
+            if aside is not None:
+                self._say_damaged(file.tail.path, "records in it are not whole", aside)
             file.settle()
             return file, file.last_numbers()
         except BaseException:
@@ -165,17 +157,21 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Write what waits, and close. A disk that has refused it is tried once more."""
-        if self._failing and self.waiting:
-            if self._retry is not None:
-                self._retry.cancel()
+        """Write what waits to the database, and close. A disk that has refused it is tried once
+        more."""
+        self.commit()
+        if self._file is None and self._waiting.records:
             self._try_again()
-        else:
-            self.commit()
-        for call in (self._retry, self._tidying):
+        if self._file is not None:
+            with self._surviving():
+                self._move_all(self._file)
+        if self._file is not None and self._waiting.missing:
+            with suppress(OSError):
+                self._append_missing(self._file)
+        for call in (self._moving, self._retry, self._tidying):
             if call is not None and call.active():
                 call.cancel()
-        self._retry = self._tidying = None
+        self._moving = self._retry = self._tidying = None
         if self.waiting:
             self._lose(self.waiting)
         file, self._file = self._file, None
@@ -189,8 +185,8 @@ class Journal:
 
     @property
     def waiting(self) -> int:
-        """Notices of turns that are over, which are not written yet."""
-        return self._waiting.notices
+        """Notices of turns that are over, which no file has yet."""
+        return self._waiting.missing_notices()
 
     @property
     def lag_seconds(self) -> float:
@@ -199,165 +195,92 @@ class Journal:
 
     def _file_bytes(self) -> float | None:
         """What the journal takes of the disk; None when it is not there."""
-        try:
-            size = os.path.getsize(self.path)
-        except OSError:
-            return None
-        try:
-            return size + os.path.getsize(f"{self.path}-wal")
-        except OSError:
-            return size
-
-    def append(
-        self,
-        notice: Notice,
-        received_us: int,
-        origin: Origin,
-        changes: Sequence[Change],
-        sequence: int,
-        instance: str,
-    ) -> None:
-        """Keep a notice and the changes that it made, at the end of the turn.
-
-        ``sequence`` is the number of the last event so far; ``instance`` the job manager that told.
-        """
-        # This is on the path of every message: it calls nothing that it need not call.
-        last = changes[-1]
-        for change in changes:
-            job = change.job
-            about = None
-            its = self._known.get(job)
-            if its is None:
-                if not change.opened:
-                    self._unwritable(job.key.job_id, "its beginning is not there")
-                    continue
-                its, about = self._begin(job, instance)
-            if change.ended or its.ended_us is not None or (change.described and its.has_row):
-                if change.ended:
-                    its.ended_us = received_us
-                self._row_changed(job, its)
-            events = []
-            for event in change.events:
-                word, detail = EVENT_PARTS[type(event)]
-                events.append(
-                    (
-                        word,
-                        event.sequence,
-                        event.source_time_us,
-                        event.origin,
-                        getattr(event, detail) if detail else None,
-                    )
-                )
-            told = notice if change is last else None
-            self._notices.append((its.number, about, received_us, origin, told, events))
-        self._sequence = sequence
-        if not self._due:
-            self._commit_soon()
-
-    def _begin(self, job: Job, instance: str) -> tuple[Known, About]:
-        self._job += 1
-        its = Known(self._job, self._number + 1, instance)
-        self._known[job] = self._begun[job] = its
-        # What a further attempt knows of the one before it, its notices do not tell.
-        facts = job.facts if job.key.attempt > 1 else None
-        return its, about_job(job, instance, facts)
-
-    def _row_changed(self, job: Job, its: Known) -> None:
-        """Write the job's row with what comes next."""
-        self._changed[job] = its
-        if not its.has_row:
-            its.has_row = True
-            self._begun.pop(job, None)
-
-    def described(self, job: Job) -> None:
-        """Keep what was looked up about a job that is not forgotten."""
-        its = self._known.get(job)
-        if its is not None:
-            self._row_changed(job, its)
-            self._commit_soon()
-
-    def dropped(self, job: Job, now_us: int) -> None:
-        """Nobody will tell of that job any more, which has not ended: it counts as ended now."""
-        its = self._known.get(job)
-        if its is not None:
-            its.ended_us = now_us
-            self.described(job)
-
-    def _unwritable(self, job_id: str, why: object) -> None:
-        """A job manager has told what no file takes: that costs the notice, and nothing else."""
-        self._stats.add("lost")
-        self._limited.warn("unwritable", "a notice of job {job}: {why}", job=job_id[:80], why=why)
-
-    def forget(self, job: Job) -> None:
-        """The job's set is gone: no more will be said of it."""
-        self._known.pop(job, None)
-        if not self._known:
-            self._known.clear()  # else it stays as large as it ever was
-
-    def keep(self, owner: str, name: str, value: int | None) -> None:
-        """Keep a number under that name, in the same transaction as the notices that come next;
-        None: no longer. Without any it is written when the file is tidied."""
-        self._kept[owner, name] = value
+        sizes = []
+        for side in ("", "-wal", SIDE):
+            with suppress(OSError):
+                sizes.append(os.path.getsize(self.path + side))
+        return sum(sizes) if sizes else None
 
     def kept(self, owner: str) -> Mapping[str, int]:
         """What that owner keeps; nothing when that cannot be read."""
         found: dict[str, int] = {}
+        self.flush()
         if self._file is not None:
             with self._surviving():
                 found = self._file.kept(owner)
         return found
 
-    def _commit_soon(self) -> None:
-        if not self._due:
-            self._due = True
-            self._turn.at_end(self.commit, first=True)
+    def flush(self) -> None:
+        """Write what waits to the database, unless the disk has refused it."""
+        if self._file is not None and not self._failing:
+            with self._surviving():
+                self._move_all(self._file)
 
     def commit(self) -> None:
-        """Write what the turn has brought, in one transaction."""
-        self._due = False
-        if self._notices:
-            self._end_turn()
-        file = self._file
-        if file is None or self._failing:
-            self._trim()
+        """Have what the turn has brought on disk."""
+        record = self._collector.record()
+        if record is None:
             return
+        waiting, file = self._waiting, self._file
+        waiting.add(record)
         try:
-            self._write(file)
+            if file is None or self._failing:
+                waiting.missing += 1
+                self._trim()
+                if file is not None and not self._tail_fails:
+                    self._append_missing(file)
+                return
+            try:
+                file.tail.append(record.framed())
+            except OSError:
+                waiting.missing = 1
+                self._tail_fails = True
+                raise
+            if waiting.notices >= BATCH_NOTICES or waiting.size >= BATCH_BYTES:
+                self._move(file)
+            elif self._moving is None:
+                self._move_soon()
         except (*_DISK_FAULTS, Damaged) as error:
             self._see_to(error)
 
-    def _end_turn(self) -> None:
-        notices, self._notices = self._notices, []
-        try:
-            self._waiting.add(self._number + 1, notices, self._job, self._sequence)
-        except UNENCODABLE:
-            notices = encodable(notices, self._unencodable)
-            if not notices:
-                return
-            self._waiting.add(self._number + 1, notices, self._job, self._sequence)
-        self._number += 1
+    def _append_missing(self, file: JournalFile) -> None:
+        """Append to the tail what it does not have."""
+        waiting = self._waiting
+        self._tail_fails = True
+        file.tail.append(b"".join([one.framed() for one in waiting.missing_records()]))
+        self._tail_fails = False
+        waiting.missing = 0
 
-    def _unencodable(self, notice: NewNotice, error: Exception) -> None:
-        number, about = notice[:2]
-        job = next((job for job, known in self._known.items() if known.number == number), None)
-        self._unwritable(str(number) if job is None else job.key.job_id, error)
-        if job is not None and about is not None:  # Nothing more that is told of it can be kept.
-            for where in (self._known, self._begun, self._changed):
-                where.pop(job, None)
+    def _move_soon(self) -> None:
+        if self._moving is None and self._waiting.records:
+            delay = _PAUSE_SECONDS if self._waiting.is_batch else MOVE_SECONDS
+            self._moving = self._clock.callLater(delay, self._move_later)
 
-    def _write(self, file: JournalFile) -> None:
-        waiting, changed, kept = self._waiting, self._changed, self._kept
-        if not (waiting.rows or changed or kept):
+    def _move_later(self) -> None:
+        self._moving = None
+        if self._file is None or self._failing:
             return
-        last = self._number
-        jobs = [job_row(job, its, last) for job, its in changed.items()] if changed else ()
-        file.write(jobs, waiting.rows, kept)
+        with self._surviving():
+            self._move(self._file)
+            self._move_soon()
+
+    def _move(self, file: JournalFile) -> None:
+        """Write the oldest of what waits to the database."""
+        waiting = self._waiting
+        batch = waiting.batch()
+        if not batch:
+            return
+        file.write(batch)
+        notices = waiting.remove(len(batch))
         self._stats.add("transactions")
-        self._stats.add("rows", waiting.notices)
-        self._checkpoints.written(waiting.notices)
-        waiting.clear()
-        changed.clear()
-        kept.clear()
+        self._stats.add("rows", notices)
+        self._checkpoints.written(notices)
+        if waiting.missing == len(waiting.records):
+            file.tail.empty()
+
+    def _move_all(self, file: JournalFile) -> None:
+        while self._waiting.records:
+            self._move(file)
 
     # When the disk fails
 
@@ -396,40 +319,56 @@ class Journal:
         self._retry = None
         try:
             if self._file is None:
-                numbers = self._job, self._number
+                job, number = self._collector.job, self._collector.number
                 self._open()
-                self._renumber(*numbers)
+                self._renumber(job, number)
             assert self._file is not None
-            self._write(self._file)
+            self._move(self._file)
         except Damaged as error:
             self._replace(error)
         except (*_DISK_FAULTS, ConfigError) as error:
             self._fails(error)
+            if self._file is not None and self._waiting.missing:
+                with suppress(OSError):
+                    self._append_missing(self._file)
         else:
-            self._failing = False
-            self.problem = ""
-            self.log.info("{path} is written again", path=self.path)
+            self._go_on(self._file)
 
-    def _renumber(self, jobs: int, turns: int) -> None:
+    def _go_on(self, file: JournalFile) -> None:
+        """The database takes rows again."""
+        try:
+            if self._waiting.missing:
+                self._append_missing(file)
+        except OSError:  # The tail does not: so one batch goes into the database after another.
+            self._retry = self._clock.callLater(_PAUSE_SECONDS, self._try_again)
+            return
+        self._failing = self._tail_fails = False
+        self.problem = ""
+        self.log.info("{path} is written again", path=self.path)
+        self._move_soon()
+
+    def _renumber(self, job: int, number: int) -> None:
         """The file that could not be opened at the start is not empty: what has been collected,
         with these last numbers, comes behind what it has."""
-        by_jobs, by_turns = self._job, self._number
-        self._job += jobs
-        self._number += turns
-        self._waiting.renumber(by_turns, by_jobs)
-        for known in {*self._known.values(), *self._changed.values()}:
-            known.number += by_jobs
-            known.first_turn += by_turns
+        collector = self._collector
+        by_jobs, by_notices = collector.job, collector.number
+        collector.job, collector.number = job, number
+        collector.renumber(by_notices, by_jobs)
+        self._waiting.renumber(by_notices, by_jobs)
 
     def _trim(self) -> None:
-        """Keep no more in memory than is allowed."""
-        lost = self._waiting.trim(self.max_waiting)
+        """Keep no more than is allowed, neither in memory nor in the tail."""
+        waiting, file = self._waiting, self._file
+        turns = len(waiting.records)
+        is_in_tail = waiting.missing < turns
+        lost = waiting.trim(self.max_waiting)
         if lost:
             self._lose(lost)
-        while len(self._changed) > self.max_waiting:
-            del self._changed[next(iter(self._changed))]
-        while len(self._kept) > self.max_waiting:
-            del self._kept[next(iter(self._kept))]
+        if len(waiting.records) < turns and is_in_tail and file is not None:
+            waiting.missing = len(waiting.records)
+            with suppress(OSError):  # It is tried again.
+                file.tail.empty()
+                self._append_missing(file)
 
     def _lose(self, count: int) -> None:
         self._stats.add("lost", count)
@@ -447,26 +386,32 @@ class Journal:
                 file.close()
         except _DISK_FAULTS:
             pass
-        for job, its in self._known.items():
-            self._row_changed(job, its)
+        self._collector.all_rows_changed()
+        self._waiting.missing = len(self._waiting.records)
         try:
             self._set_aside(error)
             self._file = JournalFile(self.path)
-            self._write(self._file)
+            record = self._collector.record()
+            if record is not None:
+                self._waiting.add(record)
+                self._waiting.missing += 1
+            self._move_all(self._file)
         except (*_DISK_FAULTS, ConfigError, Damaged) as failure:
             self._fails(failure)
         else:
-            self._failing = False
+            self._failing = self._tail_fails = False
             self.problem = ""
 
     def _set_aside(self, error: Damaged) -> None:
-        aside = set_aside(self.path)
+        self._say_damaged(self.path, error, set_aside(self.path))
+
+    def _say_damaged(self, path: str, error: object, aside: str) -> None:
         self._stats.add("damaged")
         self.log.error(
-            "{path} is damaged ({error}) and now {aside}; a new journal begins"
+            "{path} is damaged ({error}) and now {aside}; a new one begins"
             if aside
-            else "{path}: {error}; a new journal begins",
-            path=self.path,
+            else "{path}: {error}; a new one begins",
+            path=path,
             error=error,
             aside=aside,
         )
@@ -480,29 +425,33 @@ class Journal:
         self.commit()
         if self._file is not None and not self._failing:
             with self._surviving():
-                self._file.check_place()
-                self._settle(self._file)
-                if self._prune(self._file) or self._begun:
-                    delay = _PRUNE_SECONDS
+                self._move(self._file)
+                if self._waiting.records or self._tidied(self._file):
+                    delay = _PAUSE_SECONDS
         self._checkpoints.begin_if_needed()
         self._tidying = self._clock.callLater(delay, self._tidy)
+
+    def _tidied(self, file: JournalFile) -> bool:
+        """Do some of it; returns whether there is more to do soon. All that waited was written."""
+        file.check_place()
+        self._settle(file)
+        return self._prune(file) or self._collector.is_job_without_row
 
     def _settle(self, file: JournalFile) -> None:
         """Give rows to jobs that run: else readers, and the next daemon, would have to look for
         them further and further back."""
-        for job, its in list(islice(self._begun.items(), _SETTLE_JOBS)):
-            self._row_changed(job, its)
-        oldest = next(iter(self._begun.values()), None)
-        settled = self._number if oldest is None else oldest.first_turn - 1
+        settled = self._collector.begun_jobs_changed(_SETTLE_JOBS)
         if settled != self._settled:
-            self._settled = self._kept[SETTLED] = settled
-            self._write(file)
+            self._settled = settled
+            self.keep(*SETTLED, settled)
+            self.commit()
+            self._move(file)
 
     def _prune(self, file: JournalFile) -> bool:
         """Go through some rows; returns whether there are more to go through."""
         # What is too much goes whenever it came: the clock may have been set back since.
         before_us = MAX_TIME_US
-        if file.used_bytes() <= self._max_bytes:
+        if file.used_bytes() + file.tail.size <= self._max_bytes:
             before_us = self._now_us() - self._max_age_us
         self._pruned_to, deleted = file.prune(self._pruned_to, before_us, _PRUNE_NOTICES)
         self._stats.add("pruned", deleted)
@@ -526,14 +475,9 @@ class Journal:
         self._stats.add("unreadable")
         self.log.error("{what} in {path}: {error}", what=what, path=self.path, error=error)
 
-    def recovered(self, job: Job, stored: StoredJob) -> None:
-        """That job is this one: what is said of it from now on belongs to the stored one."""
-        self._known[job] = stored.known
-        self._row_changed(job, stored.known)
-
     def abandon(self, stored: StoredJob) -> None:
         """Nobody will tell of that job any more: it counts as ended with its last notice."""
         if self._file is not None and stored.known.ended_us is None:
             last_us = stored.notices[-1][0] if stored.notices else stored.start_us
             with self._surviving():
-                self._file.end_job(stored.known.number, last_us, self._number)
+                self._file.end_job(stored.known.number, last_us, self._collector.number)

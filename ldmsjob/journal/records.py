@@ -20,8 +20,10 @@ MAX_TIME_US = (1 << 62) - 1
 """The latest that is kept; what a notifier tells may be later."""
 
 _DETAILS = {TaskStarted: "task", TaskEnded: "task", StepStarted: "step", StepEnded: "step"}
-EVENT_PARTS = {kind: (word, _DETAILS.get(kind, "")) for kind, word in EVENT_WORDS.items()}
-"""The word of each kind of event, and which of its attributes is kept besides what all have."""
+_WORDS = list(EVENT_WORDS.values())
+EVENT_PARTS = {kind: (code, _DETAILS.get(kind)) for code, kind in enumerate(EVENT_WORDS)}
+"""The number of each kind of event, for ever, and which of its attributes is kept besides what all
+have."""
 
 
 class About(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -51,7 +53,7 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoredNotice(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One notice as it is kept: the part of a turn that is about one job.
+    """One notice as it is kept.
 
     What is in it is read when it is asked for; what is damaged, or not known to this version,
     raises ``msgspec.MsgspecError`` then.
@@ -77,9 +79,12 @@ class StoredNotice(msgspec.Struct, frozen=True, gc=False, array_like=True):
     def events(self) -> list[StoredEvent]:
         """What it gave."""
         events = []
-        for word, sequence, source_time_us, origin, detail in _decoded(
+        for code, sequence, source_time_us, origin, detail in _decoded(
             _decode_events, self.events_blob
         ):
+            if not 0 <= code < len(_WORDS):
+                raise msgspec.ValidationError(f"there is no event {code}")
+            word = _WORDS[code]
             task = _decoded(_decode_task, detail) if word.startswith("task_") else None
             step = _decoded(_decode_step, detail) if word.startswith("step_") else None
             events.append(StoredEvent(word, sequence, source_time_us, origin, task, step))
@@ -89,8 +94,20 @@ class StoredNotice(msgspec.Struct, frozen=True, gc=False, array_like=True):
 NewNotice = tuple[int, About | None, int, Origin, Notice | None, Sequence[tuple[Any, ...]]]
 """The same before it is kept, with a tuple for each event: tuples take the least time to make."""
 
+JobRow = tuple[int, int, int | None, str, int | None, bytes]
+"""Number of the job, of the first notice about it and of the last one, its own id, when it ended,
+and what else is known about it. The first number may be too low, the last one too high. Of one that
+runs, neither the last notice nor the end is known."""
+
+KeptRow = tuple[str, str, int | None]
+"""Owner, name and value of what is kept; None: no longer."""
+
+
+Rows = tuple[list[JobRow], list[KeptRow]]
+"""What a turn changes besides bringing notices."""
+
 encode = msgspec.msgpack.Encoder().encode
-"""What takes About, and lists of notices that are new or stored.
+"""What takes About, lists of notices that are new or stored, lists of such, and ``Rows``.
 
 Raises ``ValueError``, ``OverflowError`` or ``TypeError`` for what msgpack does not take."""
 
@@ -99,9 +116,11 @@ UNENCODABLE = (ValueError, OverflowError, TypeError)
 _NIL = encode(None)
 _decode_about = msgspec.msgpack.Decoder(About).decode
 _decode_turn = msgspec.msgpack.Decoder(list[StoredNotice]).decode
+_decode_rows = msgspec.msgpack.Decoder(Rows).decode
+_decode_turns = msgspec.msgpack.Decoder(list[bytes]).decode
 _decode_parts = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_part = msgspec.msgpack.Decoder(StoredNotice).decode
-_decode_events = msgspec.msgpack.Decoder(list[tuple[str, int, int, Origin, msgspec.Raw]]).decode
+_decode_events = msgspec.msgpack.Decoder(list[tuple[int, int, int, Origin, msgspec.Raw]]).decode
 _decode_notice = msgspec.msgpack.Decoder(Notice | None).decode
 _decode_task = msgspec.msgpack.Decoder(TaskFacts).decode
 _decode_step = msgspec.msgpack.Decoder(StepFacts).decode
@@ -165,15 +184,39 @@ def decode_turn(
         return found
 
 
+def decode_rows(data: bytes) -> Rows:
+    """What ``encode`` made of them. Raises ``msgspec.MsgspecError``."""
+    rows: Rows = _decoded(_decode_rows, data)
+    return rows
+
+
 def count_notices(data: bytes) -> int:
-    """How many there are in what ``encode`` made of a list of notices."""
-    return len(_decode_parts(data))
+    """How many there are in what ``encode`` made of a list of notices. Raises
+    ``msgspec.MsgspecError``."""
+    return len(_decoded(_decode_parts, data))
 
 
-def renumbered(data: bytes, by: int) -> bytes:
+def decode_turns(
+    data: bytes, unreadable: Callable[[Exception], None] | None = None
+) -> list[StoredNotice]:
+    """The notices of all turns in what ``encode`` made of a list of encoded turns; so damage costs
+    no other turn than that which it is in.
+
+    ``unreadable`` is told of what is damaged, and the rest is returned.
+    """
+    try:
+        turns = _decoded(_decode_turns, data)
+    except msgspec.MsgspecError as error:
+        if unreadable is not None:
+            unreadable(error)
+        return []
+    return [notice for turn in turns for notice in decode_turn(turn, unreadable)]
+
+
+def renumbered(data: bytes, by_jobs: int) -> bytes:
     """The same notices, of jobs whose numbers are higher by that."""
     return encode(
-        [msgspec.structs.replace(notice, job=notice.job + by) for notice in _decode_turn(data)]
+        [msgspec.structs.replace(one, job=one.job + by_jobs) for one in decode_turn(data)]
     )
 
 

@@ -1,4 +1,4 @@
-"""The journal's file: its tables, opening it, one transaction at a time, pruning."""
+"""The journal's database: its tables, opening it, one transaction at a time, pruning."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
@@ -14,9 +14,17 @@ from urllib.parse import quote
 import msgspec
 
 from ldmsjob.errors import ConfigError
-from ldmsjob.journal.records import StoredNotice, decode_about, decode_turn, encode
+from ldmsjob.journal.records import (
+    JobRow,
+    StoredNotice,
+    decode_about,
+    decode_rows,
+    decode_turns,
+    encode,
+)
+from ldmsjob.journal.tail import SIDE, Record, Tail, in_batches, read_tail
 
-FORMAT = 2
+FORMAT = 3
 """``user_version`` of the file; one with another number is set aside."""
 
 CHECKED_BYTES = 64 << 20
@@ -30,8 +38,8 @@ _APPLICATION = 0x6C646A6D
 _TABLES = """
 CREATE TABLE jobs (
     job INTEGER PRIMARY KEY,
-    first_turn INTEGER NOT NULL,
-    last_turn INTEGER,
+    first_notice INTEGER NOT NULL,
+    last_notice INTEGER,
     job_id TEXT NOT NULL,
     ended_us INTEGER,
     about BLOB NOT NULL
@@ -61,33 +69,27 @@ _OLDEST = "SELECT number, received_us, job, notices FROM turns WHERE number > ? 
 _NOT_FORGOTTEN = "SELECT job FROM jobs WHERE job <= ? AND (ended_us IS NULL OR ended_us >= ?)"
 _TURNS_OF_JOBS = """
 SELECT notices FROM turns
-WHERE number >= (SELECT min(first_turn) FROM jobs WHERE ended_us IS NULL OR ended_us > ?)
+WHERE number >= (SELECT min(first_notice) FROM jobs WHERE ended_us IS NULL OR ended_us > ?)
 ORDER BY number
 """
-_DROP_JOBS = "DELETE FROM jobs WHERE job <= ? AND ended_us < ? AND last_turn <= ?"
+_NEWEST_NOTICE = """
+SELECT max(
+    coalesce((SELECT max(number) FROM turns), 0),
+    coalesce((SELECT value FROM kept WHERE owner = ? AND name = 'number'), 0)
+)
+"""
+_DROP_JOBS = "DELETE FROM jobs WHERE job <= ? AND ended_us < ? AND last_notice <= ?"
 
 _OWN = "journal"
 """Owner of what the journal keeps of itself: the highest numbers, when their rows may be gone, and
 how far jobs have rows."""
 
 SETTLED = (_OWN, "settled")
-"""Under which name is kept up to which turn jobs that began in it, and run, have their rows; later
-ones are to be found in the turns."""
+"""Under which name is kept up to which notice jobs that began with it, and run, have their rows;
+later ones are to be found in the turns."""
 
-_RESTARTS, _RESTART_SECONDS = 50, 0.005
-"""How often, and after which pause, a log that is in use is tried to be begun anew."""
+_SIDES = ("", "-wal", "-shm", SIDE)
 
-_SIDES = ("", "-wal", "-shm")
-
-
-JobRow = tuple[int, int, int | None, str, int | None, bytes]
-"""Number of the job, of the turn in which it began and of the last one that told of it, its own id,
-when it ended, and what else is known about it. Of one that runs, neither the last turn nor the end
-is known."""
-
-TurnRow = tuple[int, int, int, int, bytes]
-"""Number of the turn, time of receipt of its last notice, highest number of a job and of an event
-so far, its notices."""
 
 TURNS_BEHIND = "SELECT number, notices FROM turns WHERE number > ? ORDER BY number"
 
@@ -115,8 +117,9 @@ def _telling_damage() -> Iterator[None]:
 class JournalFile:
     """An open journal, held by this process alone for writing; anybody may read it.
 
-    Every method raises ``sqlite3.Error`` when the disk fails, after which nothing of that
-    transaction has been written, and ``Damaged`` when the file turns out to be damaged.
+    ``tail`` is the file beside it for what is not in the database yet. Every other method raises
+    ``sqlite3.Error`` when the disk fails, after which nothing of that transaction has been written,
+    and ``Damaged`` when the file turns out to be damaged.
     """
 
     def __init__(self, path: str) -> None:
@@ -129,6 +132,11 @@ class JournalFile:
             # A connection remembers many of its dead cursors, and each keeps the memory around it.
             self._cursor = self._database.cursor()
             self._place = _place(path)
+            try:
+                self.tail = Tail(path + SIDE)
+            except BaseException:
+                self._database.close()
+                raise
         except BaseException:
             os.close(self._lock)
             raise
@@ -142,16 +150,32 @@ class JournalFile:
             raise Damaged("somebody has removed it") from None
         if place != self._place:
             raise Damaged("somebody has put another file in its place")
+        self.tail.check_place()
 
     def close(self) -> None:
-        """Close it; all that was written is in the one file then."""
+        """Close it; all that was written is in the one file then, if the tail was emptied.
+        Raises ``OSError``, too."""
         try:
             self._database.close()
+            self.tail.close()
         finally:
             os.close(self._lock)
 
+    def take_tail(self) -> str | None:
+        """Write what a daemon that was killed has left in the tail, and empty it; returns the new
+        name of one that is damaged in the middle. Raises ``OSError``, too."""
+        records, is_whole = read_tail(self.tail.path)
+        for batch in in_batches(records):
+            self.write(batch)
+        if is_whole:
+            self.tail.empty()
+            return None
+        aside = set_aside(self.tail.path)
+        self.tail.check_place()
+        return aside
+
     def last_numbers(self) -> tuple[int, int, int]:
-        """The highest numbers that were ever in use: of jobs, of turns, and of events."""
+        """The highest numbers that were ever in use: of jobs, of notices, and of events."""
         pruned = self.kept(_OWN)
         (in_rows,) = self._all("SELECT max(job) FROM jobs")[0]
         newest = self._all(
@@ -176,7 +200,7 @@ class JournalFile:
         with _telling_damage():
             for number, data in self._database.execute(TURNS_BEHIND, (settled,)):
                 settled = number
-                found += begun_jobs(number, decode_turn(data))
+                found += begun_jobs(number, decode_turns(data))
         if found:
             with self._transaction() as cursor:
                 cursor.executemany(_PUT_FOUND_JOB, found)
@@ -194,36 +218,39 @@ class JournalFile:
             for (data,) in self._database.execute(_TURNS_OF_JOBS, (ended_after_us,)):
                 yield data
 
-    def write(
-        self,
-        jobs: Sequence[JobRow],
-        turns: Sequence[TurnRow],
-        kept: Mapping[tuple[str, str], int | None],
-    ) -> None:
-        """One transaction: rows of jobs (new or changed) and turns, and what is kept (None: no
-        longer)."""
-        if len(turns) == 1 and not (jobs or kept):
-            try:
-                self._cursor.execute(_PUT_TURN, turns[0])  # a transaction of its own
-            except sqlite3.Error as error:
-                raise _told(error) from error
-            return
+    def write(self, records: Sequence[Record]) -> None:
+        """One transaction with all that these records tell, their notices as one row. Notices that
+        are there already are not written again."""
+        with _telling_damage():
+            newest = newest_notice(self._database)
+        told = [record for record in records if record.length and record.number > newest]
+        jobs: dict[int, JobRow] = {}
+        kept: dict[tuple[str, str], int | None] = {}
+        for record in records:
+            if record.rows:
+                of_jobs, of_keepers = decode_rows(record.rows)
+                jobs.update((row[0], row) for row in of_jobs)
+                kept.update(((owner, name), value) for owner, name, value in of_keepers)
         with self._transaction() as cursor:
             if jobs:
-                cursor.executemany(_PUT_JOB, jobs)
-            cursor.executemany(_PUT_TURN, turns)
+                cursor.executemany(_PUT_JOB, jobs.values())
+            if told:
+                last = told[-1]
+                notices = encode([record.notices for record in told])
+                row = last.number, last.received_us, last.job, last.sequence, notices
+                cursor.execute(_PUT_TURN, row)
             for (owner, name), value in kept.items():
                 if value is None:
                     cursor.execute(_DROP_KEPT, (owner, name))
                 else:
                     cursor.execute(_PUT_KEPT, (owner, name, value))
 
-    def end_job(self, job: int, ended_us: int, last_turn: int) -> None:
+    def end_job(self, job: int, ended_us: int, last_notice: int) -> None:
         """Mark a job as ended that has no end, in a transaction."""
         with self._transaction() as cursor:
             cursor.execute(
-                "UPDATE jobs SET ended_us = ?, last_turn = ? WHERE job = ? AND ended_us IS NULL",
-                (ended_us, last_turn, job),
+                "UPDATE jobs SET ended_us = ?, last_notice = ? WHERE job = ? AND ended_us IS NULL",
+                (ended_us, last_notice, job),
             )
 
     def prune(self, after: int, ended_before_us: int, at_most: int) -> tuple[int, int]:
@@ -246,7 +273,7 @@ class JournalFile:
             if 2 * len(left) <= len(notices):
                 count += len(notices) - len(left)
                 if left:
-                    rewritten.append((encode(left), number))
+                    rewritten.append((encode([encode(left)]), number))
                 else:
                     deleted.append((number,))
         with self._transaction() as cursor:
@@ -276,7 +303,7 @@ class JournalFile:
                 last = number
                 count += 1
                 if received_us < before_us:
-                    notices = decode_turn(data)
+                    notices = decode_turns(data)
                     old.append((number, job, notices))
                     count += len(notices) - 1
         return old, last, False
@@ -342,43 +369,27 @@ def _connect_for_reading(path: str, how: str) -> sqlite3.Connection:
     return database
 
 
+def newest_notice(database: sqlite3.Connection) -> int:
+    """The number of the newest notice that ever was in it. Raises ``sqlite3.Error``."""
+    found = database.execute(_NEWEST_NOTICE, (_OWN,))
+    return int(found.fetchone()[0])
+
+
 def read_settled(database: sqlite3.Connection) -> int:
-    """Up to which turn jobs that run have rows. Raises ``sqlite3.Error``."""
+    """Up to which notice jobs that run have rows. Raises ``sqlite3.Error``."""
     found = database.execute("SELECT value FROM kept WHERE owner = ? AND name = ?", SETTLED)
     row = found.fetchone()
     return int(row[0]) if row else 0
 
 
-def begun_jobs(number: int, notices: Iterable[StoredNotice]) -> Iterator[JobRow]:
-    """The rows that jobs which begin in that turn have at first; without what cannot be read."""
-    for notice in notices:
+def begun_jobs(number: int, notices: Sequence[StoredNotice]) -> Iterator[JobRow]:
+    """The rows that jobs which begin with these notices have at first, the last of which has that
+    number; without what cannot be read."""
+    for this, notice in enumerate(notices, number - len(notices) + 1):
         if notice.has_about():
             about = bytes(notice.about_blob)
             with suppress(msgspec.MsgspecError):
-                yield notice.job, number, None, decode_about(about).job_id, None, about
-
-
-def checkpoint(path: str) -> None:
-    """Move what was written from the log beside the file into the file; the log then begins anew.
-
-    Waits for the disk: for a thread. Raises ``sqlite3.Error``.
-    """
-    database = sqlite3.connect(
-        f"file:{quote(os.path.abspath(path))}?mode=rw", uri=True, isolation_level=None, timeout=1
-    )
-    try:
-        # Without standing in the writer's way: nearly all of it.
-        database.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        # The log begins anew only when nothing was written meanwhile, which under load never
-        # happens by itself. The writer waits for the little that is left, and we for nobody.
-        database.execute("PRAGMA busy_timeout = 0")
-        for _ in range(_RESTARTS):
-            (is_busy, _, _) = database.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-            if not is_busy:
-                break
-            time.sleep(_RESTART_SECONDS)
-    finally:
-        database.close()
+                yield notice.job, this, None, decode_about(about).job_id, None, about
 
 
 def set_aside(path: str) -> str:

@@ -11,24 +11,25 @@ from ldmsjob.jobs import Job
 from ldmsjob.journal.records import (
     UNENCODABLE,
     About,
+    JobRow,
     StoredNotice,
     about_job,
     decode_about,
-    decode_turn,
+    decode_turns,
     encode,
 )
-from ldmsjob.journal.storage import JobRow, JournalFile
+from ldmsjob.journal.storage import JournalFile
 from ldmsjob.notices import Notice
 
 
 class Known:
     """What the journal knows of a job that more may be said of."""
 
-    __slots__ = ("ended_us", "first_turn", "has_row", "instance", "number")
+    __slots__ = ("ended_us", "first_notice", "has_row", "instance", "number")
 
-    def __init__(self, number: int, first_turn: int, instance: str) -> None:
+    def __init__(self, number: int, first_notice: int, instance: str) -> None:
         self.number = number
-        self.first_turn = first_turn
+        self.first_notice = first_notice
         self.instance = instance
         self.has_row = False
         """Whether it has a row of its own, or is about to get one."""
@@ -77,7 +78,7 @@ def read_jobs(
         for row in file.jobs(ended_after_us):
             _find_job(row, found, unreadable)
         for data in file.turns(ended_after_us):
-            for stored in decode_turn(data, damaged):
+            for stored in decode_turns(data, damaged):
                 if stored.job in found:
                     _find_notice(found[stored.job], stored, unreadable)
     finally:
@@ -89,13 +90,13 @@ def read_jobs(
 def _find_job(
     row: JobRow, found: dict[int, StoredJob], unreadable: Callable[[str, Exception], None]
 ) -> None:
-    number, first_turn, _last, job_id, ended_us, blob = row
+    number, first_notice, _last, job_id, ended_us, blob = row
     try:
         about = decode_about(blob)
     except msgspec.MsgspecError as error:
         unreadable(f"job {job_id}", error)
         return
-    known = Known(number, first_turn, about.instance)
+    known = Known(number, first_notice, about.instance)
     known.ended_us = ended_us
     known.has_row = True
     job = StoredJob(known, about)
@@ -112,8 +113,8 @@ def _find_notice(
         unreadable(f"a notice of job {job.key.job_id}", error)
 
 
-def job_row(job: Job, known: Known, last_turn: int) -> JobRow:
-    """The row of a job; ``last_turn`` is the number of the newest one, whatever it told."""
+def job_row(job: Job, known: Known, last_notice: int) -> JobRow:
+    """The row of a job; ``last_notice`` is the number of the newest one, whatever it told."""
     try:
         about = encode(about_job(job, known.instance, job.facts))
     except UNENCODABLE:  # as its notices may have been
@@ -122,8 +123,8 @@ def job_row(job: Job, known: Known, last_turn: int) -> JobRow:
     ended_us = known.ended_us
     return (
         known.number,
-        known.first_turn,
-        None if ended_us is None else last_turn,
+        known.first_notice,
+        None if ended_us is None else last_notice,
         job.key.job_id,
         ended_us,
         about,

@@ -1,46 +1,74 @@
-"""Turns that are over, until they are written: a moment, or as long as the disk refuses them."""
+"""Turns that are over, until the database has them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldmsjob.journal.records import NewNotice, count_notices, encode, renumbered
-from ldmsjob.journal.storage import TurnRow
+from ldmsjob.journal.tail import BATCH_BYTES, BATCH_NOTICES, Record, in_batches
+
+_MAX_BYTES = 1000
+"""What a notice takes at most, on the average, with all that belongs to it."""
 
 
 class WaitingTurns:
-    """The turns that are to be written, encoded."""
+    """Their records, in order. The last ``missing`` of them are not in the tail, but in memory
+    alone: those since the tail has refused them.
+    """
 
     def __init__(self) -> None:
-        self.rows: list[TurnRow] = []
+        self.records: list[Record] = []
+        self.missing = 0
         self.notices = 0
-        """How many notices are in them."""
+        """How many are in the records."""
+        self.size = 0
+        """About the bytes of all records."""
 
-    def add(self, number: int, notices: Sequence[NewNotice], job: int, sequence: int) -> None:
-        """A turn is over; ``job`` and ``sequence`` are the highest numbers of a job and of an event
-        so far. Raises one of ``UNENCODABLE``."""
-        self.rows.append((number, notices[-1][2], job, sequence, encode(notices)))
-        self.notices += len(notices)
+    def add(self, record: Record) -> None:
+        """A turn is over, whose record is in the tail."""
+        self.records.append(record)
+        self.notices += record.length
+        self.size += len(record.notices) + len(record.rows)
 
-    def clear(self) -> None:
-        """They are written."""
-        self.rows.clear()
-        self.notices = 0
+    @property
+    def is_batch(self) -> bool:
+        """Whether as much waits as goes into the database at once."""
+        return self.notices >= BATCH_NOTICES or self.size >= BATCH_BYTES
+
+    def missing_records(self) -> list[Record]:
+        """What the tail does not have."""
+        return self.records[len(self.records) - self.missing :]
+
+    def missing_notices(self) -> int:
+        """How many notices the tail does not have."""
+        return sum(record.length for record in self.missing_records())
+
+    def batch(self) -> Sequence[Record]:
+        """The oldest ones, as many as go into the database at once."""
+        return next(in_batches(self.records), ())
+
+    def remove(self, records: int) -> int:
+        """So many of the oldest wait no more; returns how many notices that are."""
+        gone = self.records[:records]
+        del self.records[:records]
+        notices = sum([record.length for record in gone])
+        self.notices -= notices
+        self.size -= sum([len(record.notices) + len(record.rows) for record in gone])
+        self.missing = min(self.missing, len(self.records))
+        return notices
 
     def trim(self, at_most: int) -> int:
-        """Give up the oldest turns until no more than so many notices are left; returns how many
-        notices are lost."""
-        lost = turns = 0
-        while self.notices - lost > at_most:
-            lost += count_notices(self.rows[turns][4])
-            turns += 1
-        del self.rows[:turns]
-        self.notices -= lost
-        return lost
+        """With more than so many notices, or what takes more memory than these would, give up the
+        oldest turns, a tenth of that at least; returns how many notices are lost."""
+        if self.notices <= at_most and self.size <= at_most * _MAX_BYTES:
+            return 0
+        records, notices, size = 0, self.notices, self.size
+        while notices > at_most * 9 // 10 or size > at_most * _MAX_BYTES * 9 // 10:
+            record = self.records[records]
+            notices -= record.length
+            size -= len(record.notices) + len(record.rows)
+            records += 1
+        return self.remove(records)
 
-    def renumber(self, by_turns: int, by_jobs: int) -> None:
-        """Raise the numbers of all turns and jobs."""
-        self.rows = [
-            (number + by_turns, received_us, job + by_jobs, sequence, renumbered(data, by_jobs))
-            for number, received_us, job, sequence, data in self.rows
-        ]
+    def renumber(self, by_notices: int, by_jobs: int) -> None:
+        """Raise the numbers of all notices and jobs."""
+        self.records = [record.renumbered(by_notices, by_jobs) for record in self.records]
