@@ -19,10 +19,12 @@ START = 1_700_000_000
 
 
 class Past:
-    """Daemons, one after another, that write one journal. A notice comes each second."""
+    """Daemons, one after another, that write one journal. A notice comes each second, so that
+    only the newest is in the tail, if ``pause`` is not changed."""
 
     def __init__(self, path: str, linger: str = "0") -> None:
         self.path = path
+        self.pause = 1.0
         self.clock = Clock()
         self.clock.advance(START)
         self.policy = JobSetPolicy.from_attributes({"linger": linger})
@@ -62,7 +64,7 @@ class Past:
         """These notices come."""
         for notice in notices:
             self.jobs.apply(notice, self.now_us(), "slurm", self.policy, "message", "jm")
-            self.clock.advance(1)
+            self.clock.advance(self.pause)
 
     def run_job(self, job_id: str, user: str = "ann", uid: int = 1000) -> None:
         """A whole job of a step of one task."""

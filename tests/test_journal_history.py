@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
 
@@ -17,6 +18,7 @@ from ldmsjob.journal import history as history_module
 from ldmsjob.journal.history import EventEntry, History
 from ldmsjob.journal.journal import TIDY_SECONDS
 from ldmsjob.journal.places import find_journals, journal_path, state_directory
+from ldmsjob.journal.records import StoredEvent
 from ldmsjob.notices import JobExit, JobInit, StepInit, TaskExit, TaskInit
 from tests.past import Past
 
@@ -148,6 +150,7 @@ class HistoryTests(SynchronousTestCase):
 
     def test_tail(self) -> None:
         """What only the tail has is there: jobs that run and that have ended, and events."""
+        self.past.pause = 0
         self.past.run_job("1")
         self.past.journal.flush()
         self.past.tell(JobInit("2"), JobInit("3", uid=5), TaskInit("3", 0, 0, 0, pid=9))
@@ -157,23 +160,33 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual(jobs, [("1", True, 0, 1000), ("2", True, 3, None), ("3", False, None, 5)])
         (job,) = history.jobs(whole=True, job_id="3")
         self.assertEqual([task.pid for task in job.tasks], [9])
-        events = list(history.events())
-        self.assertEqual([one.event.sequence for one in events], list(range(1, 13)))
+        events = self.seen(history.events())
+        sequences = [event.sequence for _, event in events]
+        self.assertEqual(sequences, list(range(1, len(events) + 1)))
         self.assertEqual(history.last_notice(), 10)
-        self.assertEqual(list(history.events(after=8)), events[-3:])
-        self.assertEqual(list(history.events(upto=8)), events[:-3])
+        self.assertEqual(self.seen(history.events(after=8)), events[-3:])
+        self.assertEqual(self.seen(history.events(upto=8)), events[:-3])
         self.assertEqual({e.event.word for e in history.events(job_id="3")}, set(self.begun))
+        version = history.version()
+        self.past.tell(StepInit("3", 1, 0))
+        self.assertNotEqual(history.version(), version)
+        events = self.seen(history.events())
         self.past.journal.flush()
-        self.assertEqual(list(history.events()), events)
-        self.assertEqual(list(history.events(after=8)), events[-3:])
-        self.assertEqual(list(history.events(upto=8)), events[:-3])
+        self.assertEqual(self.seen(history.events()), events)
+        self.assertEqual(self.seen(history.events(after=8)), events[-4:])
+        self.assertEqual(self.seen(history.events(upto=8)), events[:-4])
         self.assertEqual([job.key.job_id for job in history.jobs()], ["1", "2", "3"])
+
+    def seen(self, events: Iterable[EventEntry]) -> list[tuple[int, StoredEvent]]:
+        """Numbers of notices, and their events."""
+        return [(entry.notice, entry.event) for entry in events]
 
     begun = ("job_started", "task_started")
 
     def test_moved_while_read(self) -> None:
         """The daemon writes the tail to the database while somebody reads, wherever he is: nothing
         is missing, and nothing there twice."""
+        self.past.pause = 0
         self.patch(history_module, "_ROWS", 1)
         for job in "12":
             self.past.run_job(job)
@@ -192,6 +205,7 @@ class HistoryTests(SynchronousTestCase):
 
     def test_moved_between_tail_and_database(self) -> None:
         """The same when it happens behind the reading of the tail, or another one begins then."""
+        self.past.pause = 0
         for further in (0, 1):
             self.past.run_job(str(2 * further))
             read = history_module.read_tail
