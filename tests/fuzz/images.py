@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
 import msgspec
 
 from ldmsjob.errors import SetImageError
+from ldmsjob.events import JobEvent
 from ldmsjob.facts import JobDetails, JobFacts
 from ldmsjob.jobmgr.slurm import SlurmJobManager
-from ldmsjob.journal.records import decode_facts, decode_record, encode, encode_record
+from ldmsjob.journal.records import (
+    EVENT_PARTS,
+    About,
+    count_notices,
+    decode_about,
+    decode_rows,
+    decode_turn,
+    decode_turns,
+    encode,
+)
+from ldmsjob.notices import Notice
 from ldmsjob.sets.decode import decode_set
 from ldmsjob.sets.layout import SET_HEADER
 from ldmsjob.sets.reader import SetReader
@@ -90,22 +103,32 @@ def _shape(meta: bytes) -> tuple[int, int, int]:
 
 
 def journal_rows(data: bytes) -> None:
-    """A damaged row of the journal is told from a whole one by the declared errors alone."""
-    try:
-        notice, _origin, events = decode_record(data)
-        encode(notice)
-        for event in events:
-            expect(isinstance(event.word, str), "no word")
-    except (msgspec.MsgspecError, KeyError):
-        pass
-    try:
-        expect(isinstance(decode_facts(data), JobFacts), "no facts")
-    except msgspec.MsgspecError:
-        pass
+    """What is damaged in the journal is told from what is whole by the declared errors alone."""
+    failures: list[Exception] = []
+    for notice in decode_turn(data, failures.append) + decode_turns(data, failures.append):
+        with suppress(msgspec.MsgspecError):
+            encode(notice.notice())
+            for event in notice.events():
+                expect(isinstance(event.word, str), "no word")
+            if notice.has_about():
+                expect(isinstance(decode_about(notice.about_blob), About), "about no job")
+    for decode in (decode_about, decode_rows, count_notices):
+        with suppress(msgspec.MsgspecError):
+            decode(data)
+
+
+def kept_notice(notice: Notice | None, events: Sequence[JobEvent], about: About | None) -> Any:
+    """What the journal makes of these before it encodes them."""
+    kept = []
+    for event in events:
+        code, detail = EVENT_PARTS[type(event)]
+        part = None if detail is None else getattr(event, detail)
+        kept.append((code, event.sequence, event.source_time_us, event.origin, part))
+    return 1, about, 1, "message", notice, kept
 
 
 def row_seeds() -> Iterator[bytes]:
-    """Rows of a recorded job."""
+    """Turns of a recorded job, alone and together, and what a job is."""
     fake = FakeDaemon()
     context = FakeJobManagerContext(fake)
     manager = SlurmJobManager(context)
@@ -114,7 +137,12 @@ def row_seeds() -> Iterator[bytes]:
     recorder = fake.record()
     for payload in replay("nonroot"):
         fake.publish(payload)
-    for notice in context.notices:
-        yield encode_record(notice, recorder.events[:3])
-    yield encode_record(None, recorder.events)
-    yield encode(JobFacts("7", uid=1, details=JobDetails(account="a")))
+    about = About("slurm", "7", 1, "m", False, 1, JobFacts("7", details=JobDetails(account="a")))
+    turns = [
+        encode([kept_notice(notice, recorder.events[:3], about)]) for notice in context.notices
+    ]
+    turns.append(encode([kept_notice(None, recorder.events, None)]))
+    yield from turns
+    yield encode(turns)
+    yield encode(about)
+    yield encode(([(1, 1, None, "7", None, b"")], [("m", "n", 1)]))

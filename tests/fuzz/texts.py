@@ -23,7 +23,7 @@ from ldmsjob.interpreter import Interpreter
 from ldmsjob.jobmgr import slurm_node, slurm_query
 from ldmsjob.jobmgr.reconciler import MAX_NODES, expand
 from ldmsjob.jobmgr.slurm import SlurmJobManager
-from ldmsjob.journal.records import decode_facts, decode_record, encode, encode_record
+from ldmsjob.journal.records import about_job, decode_about, decode_turn, encode
 from ldmsjob.replay import recorded_messages
 from ldmsjob.samplers.jobevents import job_text, task_text
 from ldmsjob.testing import FakeDaemon, FakeJobManagerContext
@@ -38,6 +38,7 @@ from ldmsjob.transports.spool import Spool
 from ldmsjob.wire.directory import directory_texts, read_directory
 from ldmsjob.wire.events import Credential
 from tests.daemons import loader
+from tests.fuzz.images import kept_notice
 from tests.fuzz.seeds import VECTORS, WALL_US, conversation, recorded_streams
 from tests.fuzz.target import Script, cuts, expect, same
 
@@ -121,11 +122,14 @@ def notices(data: bytes) -> None:
             ended.add(key)
     # What the journal is given can be written, and says the same when it is read.
     for notice in context.notices:
-        same(decode_record(encode_record(notice, []))[0], notice, "in the journal")
-    *_, stored = decode_record(encode_record(None, recorder.events))
-    same([one.sequence for one in stored], [one.sequence for one in recorder.events], "stored")
+        (stored,) = decode_turn(encode([kept_notice(notice, [], None)]))
+        same(stored.notice(), notice, "in the journal")
+    (stored,) = decode_turn(encode([kept_notice(None, recorder.events, None)]))
+    sequences = [one.sequence for one in recorder.events]
+    same([one.sequence for one in stored.events()], sequences, "stored")
     for job in fake.jobs.jobs():
-        same(decode_facts(encode(job.facts)), job.facts, "facts in the journal")
+        about = decode_about(encode(about_job(job, "m", job.facts)))
+        same(about.facts, job.facts, "facts in the journal")
         for text in (job_text(job.facts), *map(task_text, job.tasks())):
             same(text.encode("utf-8").count(b"\n"), 1, "lines in the event file")
     fake.advance(3600)
