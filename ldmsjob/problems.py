@@ -154,7 +154,8 @@ def _journal(document: Document) -> Iterator[Problem]:
         yield Problem(
             60,
             f"the journal was damaged and set aside ({counted(journal['damaged'], 'file')})",
-            f"look at {path}.* beside it, which can still be read with --journal; check the disk",
+            f"look at {path}*.damaged-* beside it; a database can still be read with --journal;"
+            " check the disk",
         )
     if recent.get("unreadable"):
         yield Problem(
