@@ -354,6 +354,17 @@ class JournalTests(SynchronousTestCase):
         self.begin()
         self.assertEqual((self.stats.get("damaged"), self.notices()), (1, []))
 
+    def test_damaged_names(self):
+        """Names of tables that are no text are damage like any other."""
+        self.journal.close()
+        with open(self.path, "rb") as file:
+            content = file.read()
+        with open(self.path, "wb") as file:
+            file.write(content.replace(b"turns", b"t\xc6rn("))
+        self.begin()
+        self.run_job("7")
+        self.assertEqual((self.stats.get("damaged"), len(self.notices())), (1, 5))
+
     def test_damaged_while_open(self):
         """The jobs that run are written to the new file."""
         self.accept(JobInit("1", uid=4))

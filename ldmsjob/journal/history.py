@@ -217,7 +217,7 @@ class History:
         """The number of the newest notice that the database has, or has had."""
         try:
             return newest_notice(self._database)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise unreadable(self.path, error) from None
 
     def _notices(
@@ -258,7 +258,7 @@ class History:
         a while."""
         try:
             settled = read_settled(self._database)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise unreadable(self.path, error) from None
         begun: dict[int, JobRow] = {}
         for number, data in self._turns(settled, _ALL, tail):
@@ -326,7 +326,7 @@ class History:
     def _execute(self, query: str, values: Sequence[Any]) -> Iterator[Any]:
         try:
             yield from self._database.execute(query, values)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise unreadable(self.path, error) from None
 
 

@@ -98,10 +98,12 @@ class Damaged(Exception):
     """The file is no journal, or is not whole."""
 
 
-def _told(error: sqlite3.Error) -> Exception:
+def _told(error: Exception) -> Exception:
     """``Damaged`` for an error of which the file itself is at fault, and not the disk or the
     directory that it is in."""
-    if type(error) is sqlite3.DatabaseError or isinstance(error, sqlite3.IntegrityError):
+    # SQLite quotes what it does not understand, whatever bytes these are.
+    by_content = isinstance(error, (sqlite3.IntegrityError, UnicodeDecodeError))
+    if by_content or type(error) is sqlite3.DatabaseError:
         return Damaged(str(error))
     return error
 
@@ -110,7 +112,7 @@ def _told(error: sqlite3.Error) -> Exception:
 def _telling_damage() -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise _told(error) from error
 
 
@@ -319,7 +321,7 @@ class JournalFile:
             with suppress(sqlite3.Error):  # What made the transaction fail is what is told.
                 if self._database.in_transaction:
                     cursor.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, (sqlite3.Error, UnicodeDecodeError)):
                 raise _told(error) from error
             raise
 
