@@ -25,7 +25,7 @@ from ldmsjob.journal.collecting import Collector
 from ldmsjob.journal.records import MAX_TIME_US
 from ldmsjob.journal.storage import SETTLED, Damaged, JournalFile, set_aside
 from ldmsjob.journal.storedjobs import StoredJob, read_jobs
-from ldmsjob.journal.tail import BATCH_BYTES, BATCH_NOTICES, SIDE
+from ldmsjob.journal.tail import SIDE
 from ldmsjob.journal.waiting import WaitingTurns
 from ldmsjob.turns import Turn
 
@@ -236,9 +236,9 @@ class Journal:
                 waiting.missing = 1
                 self._tail_fails = True
                 raise
-            if waiting.notices >= BATCH_NOTICES or waiting.size >= BATCH_BYTES:
+            if waiting.is_batch:
                 self._move(file)
-            elif self._moving is None:
+            else:
                 self._move_soon()
         except (*_DISK_FAULTS, Damaged) as error:
             self._see_to(error)
