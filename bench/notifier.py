@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import SkipTest
 
-from daemons import c_environment, c_prefix, listens
+from daemons import JOB_MANAGER, MESSAGES, c_environment, c_prefix, listens
 from rounds import C, Rounds, Row, arguments, report
 
 from tests.slurm.cluster import Cluster, end_with_us, free_ports, require_slurm, stop, wait_until
@@ -39,20 +39,6 @@ RUNS = {"full": 3, "small": 1}
 """Of a case in each round."""
 TASKS = (1, 4)
 NOTHING = "nothing"
-
-C_CONFIGURATION = """\
-msg_enable
-listen xprt=sock port={port} host=127.0.0.1
-"""
-C_JOB_MANAGER = """\
-load name=jobmgr_slurm
-config name=jobmgr_slurm component_id=1
-jobmgr_start name=jobmgr_slurm
-load name=test_jobmgr_sampler
-config name=test_jobmgr_sampler component_id=1 instance=node-1/test_jobmgr_sampler \
-producer=node-1 file={events}
-"""
-
 
 Preparation = Callable[[Cluster], contextlib.AbstractContextManager[None]]
 
@@ -218,11 +204,9 @@ def cases() -> list[Case]:
         job_manager = c_prefix("LDMS_JOBMGR_PREFIX")
         messages_only = c_prefix("LDMS_PREFIX")
         if job_manager is not None:
-            result.append(Case(C, c_into_c(job_manager, C_CONFIGURATION + C_JOB_MANAGER)))
+            result.append(Case(C, c_into_c(job_manager, JOB_MANAGER)))
         elif messages_only is not None:
-            result.append(
-                Case("C notifier into a C daemon", c_into_c(messages_only, C_CONFIGURATION))
-            )
+            result.append(Case("C notifier into a C daemon", c_into_c(messages_only, MESSAGES)))
     return result
 
 
