@@ -107,8 +107,9 @@ def check_order(run: Run, *, whole: bool = True) -> None:
         raise Mismatch("it does not begin as a job does", run)
     if whole and kinds[-2:] != ["job_end", "jobset_delete"]:
         raise Mismatch("it does not end as a job does", run)
-    if kinds[-1] == "jobset_delete":
-        kinds = kinds[:-2]
+    for last in ("jobset_delete", "job_end"):
+        if kinds[-1] == last:
+            kinds = kinds[:-1]
     if {"job_end", "jobset_delete"} & set(kinds):
         raise Mismatch("something comes behind its end", run)
     seen: set[tuple[Any, ...]] = set()
