@@ -12,9 +12,10 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionLost, DNSLookupError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
@@ -235,6 +236,28 @@ class LinkTests(SockTestCase):
         self.assertEqual(self.client.calls, ["opened", "closed"])
 
     @inlineCallbacks
+    def test_aborted(self) -> Iterator[Deferred[Any]]:
+        """The peer of a connection that is aborted is told that it broke; of one that is closed,
+        that it ended. Each is closed once."""
+        listener = self.listen()
+        for end, expected in (("abortConnection", ConnectionLost), ("loseConnection", None)):
+            link = yield self.connect(listener.port)
+            yield self.server.until(lambda: len(self.server.links) == len(self.client.links))
+            getattr(self.server.links[-1].transport, end)()
+            yield self.client.until(lambda: len(self.client.closed) == len(self.client.links))
+            reason = self.client.closed[-1]
+            self.assertEqual(reason.check(ConnectionLost), expected, reason)
+            self.assertIs(self.client.links[-1], link)
+        transport = accepted.Accepted(socket.socket(), None, self, reactor)
+        for _ in range(2):
+            transport.connectionLost(Failure(ConnectionAborted()))
+        self.assertEqual(len(self.lost), 1)
+
+    def connectionLost(self, reason: Any) -> None:
+        """As a protocol."""
+        self.lost = [*getattr(self, "lost", []), reason]
+
+    @inlineCallbacks
     def test_too_many_that_do_not_authenticate(self) -> Iterator[Deferred[Any]]:
         """Beyond the cap a new connection is closed at once; a link that opened does not count."""
         listener = self.listen(links_unopened=1)
@@ -270,14 +293,14 @@ class ListenTests(SockTestCase):
     @inlineCallbacks
     def test_without_ipv6(self) -> Iterator[Deferred[Any]]:
         """On a machine without IPv6 a listener without host takes IPv4."""
-        real = socket.socket
+        real = accepted.Listening
 
-        def without_ipv6(family: int, *arguments: Any) -> socket.socket:
+        def without_ipv6(family: int) -> socket.socket:
             if family == socket.AF_INET6:
                 raise OSError(errno.EAFNOSUPPORT, "no IPv6 here")
-            return real(family, *arguments)
+            return real(family)
 
-        self.patch(sock, "socket", SimpleNamespace(**{**vars(socket), "socket": without_ipv6}))
+        self.patch(accepted, "Listening", without_ipv6)
         listener = self.listen(None)
         link = yield self.connect(listener.port)
         self.assertEqual(link.peer_address, f"127.0.0.1:{listener.port}")

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import tcp
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IAddress
-from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ldmsjob.errors import PLUGIN_FAULTS
 
 _log = Logger(namespace="ldmsd")
+
+_RESET = struct.pack("ii", 1, 0)
+"""For ``SO_LINGER``: nothing is sent any more, and the peer is told that the connection broke."""
+
+
+class Listening(socket.socket):
+    """A socket for TCP whose ``accept`` makes sockets that can do what the system's can, without
+    the part of ``socket.socket`` that is written in Python: it costs more than to accept."""
+
+    def __init__(self, family: int) -> None:
+        super().__init__(family, socket.SOCK_STREAM)
+        self._kind = int(family), int(socket.SOCK_STREAM), 0
+
+    def accept(self) -> tuple[Any, Any]:
+        """The connection and its peer's address."""
+        descriptor, address = cast(Any, self)._accept()
+        return socket.SocketType(*self._kind, descriptor), address
 
 
 class Accepted(tcp.Server):
@@ -49,7 +69,8 @@ class Accepted(tcp.Server):
         except OSError:
             return CONNECTION_LOST
         if not data:
-            return CONNECTION_DONE
+            self.connectionLost(connectionDone)
+            return None
         self.protocol.dataReceived(data)
         return None
 
@@ -60,6 +81,25 @@ class Accepted(tcp.Server):
     def getHost(self) -> IPv4Address | IPv6Address:  # noqa: N802
         """Our own address."""
         return twisted_address(self.socket.getsockname())
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Close the socket, and tell the protocol; once. As its bases do it, but for what they ask
+        the reactor and the socket a second time: no other process has the connection."""
+        if self.disconnected:
+            return
+        self.disconnected, self.connected = 1, 0
+        self.producer = None
+        self.reactor.removeWriter(self)
+        self.reactor.removeReader(self)
+        connection, protocol = self.socket, self.protocol
+        if isinstance(reason.value, ConnectionAborted):
+            try:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            except OSError:
+                pass  # It is broken already.
+        connection.close()
+        del self.protocol, self.socket, self.fileno
+        protocol.connectionLost(reason)
 
     def readConnectionLost(self, reason: Failure) -> None:  # noqa: N802
         """The peer sends no more: it has gone."""

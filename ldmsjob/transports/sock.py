@@ -247,7 +247,7 @@ def bound_socket(host: str | None, port: int) -> socket.socket:
 
 
 def _listening_socket(family: int, address: Any) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
+    made = accepted.Listening(family)
     try:
         made.setblocking(False)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
