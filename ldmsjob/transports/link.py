@@ -31,6 +31,7 @@ from ldmsjob.interfaces import (
     LinkSettings,
 )
 from ldmsjob.limits import Limits
+from ldmsjob.transports.deadlines import Deadlines
 from ldmsjob.wire import buffers
 from ldmsjob.wire.connection import LdmsConnection
 from ldmsjob.wire.events import (
@@ -83,6 +84,7 @@ class LinkProtocol(Protocol):
 
     ``passive``: the peer connected to us. ``opened`` fires with the link when it is open, or fails
     with the reason that it is not. ``place`` is where a connection that came is counted.
+    ``deadlines`` is what its handshake has, by default for itself.
     ``peer_source`` is the address that is put into messages of the peer that name none.
     ``join_rail`` is asked about peers that connect with more than one endpoint, and sets ``rail``
     and ``endpoint`` or raises ``ConnectionRefused``. ``rail``, ``rail_gn`` and ``endpoint`` are
@@ -131,6 +133,7 @@ class LinkProtocol(Protocol):
         endpoint: int = 0,
         opened: Deferred[ILink] | None = None,
         place: IPlace | None = None,
+        deadlines: Deadlines | None = None,
         wall_clock_us: Callable[[], int] = wall_clock_us,
         close_seconds: float = CLOSE_SECONDS,
     ) -> None:
@@ -149,7 +152,7 @@ class LinkProtocol(Protocol):
         self._place = place
         self._wall_clock_us = wall_clock_us
         limits = settings.limits or Limits()
-        self._handshake_seconds = limits.handshake_seconds
+        self._deadlines = deadlines or Deadlines(clock, limits.handshake_seconds)
         self._close_seconds = close_seconds
         self._output_limit_bytes = limits.output_bytes
         self._connection = LdmsConnection(
@@ -177,7 +180,7 @@ class LinkProtocol(Protocol):
         local_address = self._stream.made(transport)
         self.peer_address = self._stream.peer_address or self.peer_address
         transport.registerProducer(self, True)
-        self._deadline = self._clock.callLater(self._handshake_seconds, self._too_late)
+        self._deadlines.begin(self)
         self._authentication = self._authenticator.begin(
             passive=self._passive,
             local_address=local_address,
@@ -220,7 +223,10 @@ class LinkProtocol(Protocol):
         """Tell the site, once."""
         self._lost = True
         self._closing = True
-        self._cancel_deadline()
+        if not self._is_open:
+            self._deadlines.end(self)
+        if self._deadline is not None or self._second is not None:
+            self._cancel_timers()
         self._connection.close()
         if self._verdict is not None:
             self._verdict.cancel()
@@ -392,13 +398,20 @@ class LinkProtocol(Protocol):
         self._closing = True
         self._reason = self._reason or reason
         self.flush()
-        self._cancel_deadline()
+        self._deadlines.end(self)
+        self._cancel_timers()
         self._twisted.unregisterProducer()
         self._twisted.loseConnection()
         if not self._lost:
             self._deadline = self._clock.callLater(
                 self._close_seconds, self._twisted.abortConnection
             )
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._deadline, self._second):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._deadline = self._second = None
 
     # Reading
 
@@ -458,7 +471,7 @@ class LinkProtocol(Protocol):
         self._outbox.add(self)
         if credential is not None:
             self._is_open = True
-            self._cancel_deadline()
+            self._deadlines.end(self)
             if self._place is not None:
                 self._place.opened()
             self._site.link_opened(self)
@@ -501,18 +514,9 @@ class LinkProtocol(Protocol):
         if opened is not None and not opened.called:
             opened.callback(result)
 
-    def _too_late(self) -> None:
-        self._deadline = None
+    def too_late(self) -> None:
+        """The handshake has taken too long."""
         self._refusal = "handshake timeout"
-        text = f"not done after {self._handshake_seconds:g} s"
+        text = f"not done after {self._deadlines.seconds:g} s"
         self._reason = self._reason or HandshakeTimeout(text)
         self.abort(text)
-
-    def _cancel_deadline(self) -> None:
-        """No deadline, and no second to wait for."""
-        deadline, self._deadline = self._deadline, None
-        if deadline is not None and deadline.active():
-            deadline.cancel()
-        second, self._second = self._second, None
-        if second is not None:
-            second.cancel()

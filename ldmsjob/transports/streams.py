@@ -31,6 +31,7 @@ from ldmsjob.interfaces import (
 from ldmsjob.limits import Limits
 from ldmsjob.stats import Stats
 from ldmsjob.transports.acceptor import NO_DESCRIPTORS, Acceptor
+from ldmsjob.transports.deadlines import Deadlines
 from ldmsjob.transports.link import LinkProtocol
 from ldmsjob.transports.outbox import Outbox
 from ldmsjob.transports.plainstream import PlainStream
@@ -77,6 +78,11 @@ class LinkFactory(Factory):
         self._opened = opened
         self._rail = rail
         self._arriving = ArrivingRails(transport.reactor)
+        limits = settings.limits or Limits()
+        self.deadlines = Deadlines(
+            transport.reactor, limits.handshake_seconds, lasting=opened is None
+        )
+        """Of the handshakes."""
         self.admission = admission_of(settings)
         """Who counts the connections that come."""
         self.whose = ""
@@ -114,6 +120,7 @@ class LinkFactory(Factory):
             **self._rail,
             opened=self._opened,
             place=place,
+            deadlines=self.deadlines,
         )
 
 
@@ -293,6 +300,7 @@ class Accepting:
 
     def stopListening(self) -> None:  # noqa: N802
         """Accept no more."""
+        self.links.deadlines.end_timer()
         self._acceptor.close()
         self._bound.close()
 
