@@ -19,7 +19,8 @@ from ldmsjob.journal import checkpoints as checkpoints_module
 from ldmsjob.journal import journal as journal_module
 from ldmsjob.journal.journal import MOVE_SECONDS, RETRY_SECONDS, TIDY_SECONDS, Journal
 from ldmsjob.journal.records import StoredNotice, decode_about, decode_turn, decode_turns, encode
-from ldmsjob.journal.storage import Damaged, JournalFile
+from ldmsjob.journal.storage import JournalFile
+from ldmsjob.journal.tables import Damaged
 from ldmsjob.journal.tail import BATCH_NOTICES, Tail, read_tail
 from ldmsjob.notices import JobExit, JobInit, StepExit, StepInit, TaskExit, TaskInit
 from ldmsjob.stats import Stats
@@ -364,6 +365,37 @@ class JournalTests(SynchronousTestCase):
         self.begin()
         self.run_job("7")
         self.assertEqual((self.stats.get("damaged"), len(self.notices())), (1, 5))
+
+    def test_damaged_types(self):
+        """So is a value that is of another type than its column."""
+        for change in (
+            "UPDATE turns SET notices = 'some text'",
+            "UPDATE turns SET sequence = 'some text'",
+            "UPDATE jobs SET about = 7",
+            "UPDATE jobs SET job_id = x'31'",
+            "UPDATE jobs SET ended_us = x'31'",
+            "UPDATE kept SET value = 1.5",
+        ):
+            self.run_job("7")
+            self.journal.keep("somebody", "name", 1)
+            self.journal.close()
+            with closing(sqlite3.connect(self.path, isolation_level=None)) as database:
+                self.assertGreater(database.execute(change).rowcount, 0)
+            self.begin()
+            self.assertEqual((self.stats.get("damaged"), self.notices()), (1, []), change)
+
+    def test_damaged_ids(self):
+        """So is a text that is none; and what says which columns a table has, if it says others."""
+        self.run_job("7" * 20)
+        for old, new in (b"7" * 20, b"\xc6" * 20), (b"job INTEGER PRIM", b"jab INTEGER PRIM"):
+            self.journal.close()
+            with open(self.path, "rb") as file:
+                content = file.read()
+            with open(self.path, "wb") as file:
+                file.write(content.replace(old, new))
+            self.begin()
+            self.journal.recoverable(0)
+            self.assertEqual((self.stats.get("damaged"), self.notices()), (1, []))
 
     def test_damaged_while_open(self):
         """The jobs that run are written to the new file."""

@@ -29,13 +29,8 @@ from ldmsjob.journal.records import (
     decode_turns,
     encode,
 )
-from ldmsjob.journal.storage import (
-    Damaged,
-    begun_jobs,
-    newest_notice,
-    open_for_reading,
-    read_settled,
-)
+from ldmsjob.journal.storage import begun_jobs, newest_notice, open_for_reading, read_settled
+from ldmsjob.journal.tables import Damaged
 from ldmsjob.journal.tail import SIDE, Record, read_tail
 from ldmsjob.limits import Limits
 from ldmsjob.stats import Stats

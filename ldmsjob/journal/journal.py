@@ -23,8 +23,9 @@ from ldmsjob.interfaces import IStats
 from ldmsjob.journal.checkpoints import Checkpoints
 from ldmsjob.journal.collecting import Collector
 from ldmsjob.journal.records import MAX_TIME_US
-from ldmsjob.journal.storage import SETTLED, Damaged, JournalFile, set_aside
+from ldmsjob.journal.storage import SETTLED, JournalFile, set_aside
 from ldmsjob.journal.storedjobs import StoredJob, read_jobs
+from ldmsjob.journal.tables import Damaged
 from ldmsjob.journal.tail import SIDE
 from ldmsjob.journal.waiting import WaitingTurns
 from ldmsjob.turns import Turn

@@ -228,5 +228,5 @@ def decode_about(data: bytes) -> About:
 def _decoded(decode: Callable[[Any], Any], data: Any) -> Any:
     try:
         return decode(data)
-    except UnicodeDecodeError as error:  # which is no error of msgspec's own
+    except (UnicodeDecodeError, TypeError) as error:  # what is no text, or no bytes at all
         raise msgspec.DecodeError(str(error)) from None

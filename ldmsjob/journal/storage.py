@@ -1,4 +1,4 @@
-"""The journal's database: its tables, opening it, one transaction at a time, pruning."""
+"""The journal's database: opening it, one transaction at a time, pruning."""
 
 from __future__ import annotations
 
@@ -22,43 +22,8 @@ from ldmsjob.journal.records import (
     decode_turns,
     encode,
 )
+from ldmsjob.journal.tables import Damaged, check_format, look_through, make_tables
 from ldmsjob.journal.tail import SIDE, Record, Tail, in_batches, read_tail
-
-FORMAT = 3
-"""``user_version`` of the file; one with another number is set aside."""
-
-CHECKED_BYTES = 64 << 20
-"""A journal up to this size is looked through when it is opened, which takes a quarter of a second
-at most: rows in a damaged table may be missing without a word. Of a larger one damage shows when it
-is met."""
-
-_APPLICATION = 0x6C646A6D
-"""``application_id`` of the file: "ldjm"."""
-
-_TABLES = """
-CREATE TABLE jobs (
-    job INTEGER PRIMARY KEY,
-    first_notice INTEGER NOT NULL,
-    last_notice INTEGER,
-    job_id TEXT NOT NULL,
-    ended_us INTEGER,
-    about BLOB NOT NULL
-);
-CREATE TABLE turns (
-    number INTEGER PRIMARY KEY,
-    received_us INTEGER NOT NULL,
-    job INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    notices BLOB NOT NULL
-);
-CREATE TABLE kept (
-    owner TEXT NOT NULL,
-    name TEXT NOT NULL,
-    value INTEGER NOT NULL,
-    PRIMARY KEY (owner, name)
-) WITHOUT ROWID;
-"""
-# No further indexes: each would be written with every job, and is read by nobody but people.
 
 _PUT_JOB = "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?)"
 _PUT_FOUND_JOB = "INSERT OR IGNORE INTO jobs VALUES (?, ?, ?, ?, ?, ?)"
@@ -92,10 +57,6 @@ _SIDES = ("", "-wal", "-shm", SIDE)
 
 
 TURNS_BEHIND = "SELECT number, notices FROM turns WHERE number > ? ORDER BY number"
-
-
-class Damaged(Exception):
-    """The file is no journal, or is not whole."""
 
 
 def _told(error: Exception) -> Exception:
@@ -364,7 +325,7 @@ def _connect_for_reading(path: str, how: str) -> sqlite3.Connection:
         f"file:{quote(os.path.abspath(path))}?{how}", uri=True, isolation_level=None, timeout=2
     )
     try:
-        _check_format(database)
+        check_format(database)
     except BaseException:
         database.close()
         raise
@@ -438,6 +399,7 @@ def _open(path: str) -> sqlite3.Connection:
     made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     os.close(made)
     database = sqlite3.connect(path, isolation_level=None, timeout=1)
+    database.text_factory = bytes.decode  # which raises what is told from faults of the disk
     try:
         with _telling_damage():
             _prepare(database)
@@ -450,33 +412,10 @@ def _open(path: str) -> sqlite3.Connection:
 def _prepare(database: sqlite3.Connection) -> None:
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables:
-        _check_format(database)
-        (pages,), (size,) = (
-            database.execute(f"PRAGMA {word}").fetchone() for word in ("page_count", "page_size")
-        )
-        if pages * size <= CHECKED_BYTES:
-            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            if found != "ok":
-                raise Damaged(" ".join(found.split()))
+        look_through(database)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
     # Copying the log into the file waits for the disk; a thread does it.
     database.execute("PRAGMA wal_autocheckpoint = 0")
     if not tables:
-        database.executescript(
-            f"BEGIN; {_TABLES} PRAGMA user_version = {FORMAT};"
-            f"PRAGMA application_id = {_APPLICATION}; COMMIT;"
-        )
-
-
-def _check_format(database: sqlite3.Connection) -> None:
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    if (version, application) != (FORMAT, _APPLICATION):
-        if application == _APPLICATION:
-            raise Damaged(f"it has format {version}, and this version of ldmsjob format {FORMAT}")
-        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        raise Damaged("it is no journal" if tables or version or application else "it is empty")
-    found = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    if not {"jobs", "turns", "kept"} <= found:
-        raise Damaged("tables are missing")
+        make_tables(database)
