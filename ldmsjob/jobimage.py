@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ldmsjob.facts import JobFacts
 from ldmsjob.jobs import Change, Job, Task
 from ldmsjob.jobschema import TEXT_SIZE, USER_SIZE, JobFields, text_word
-from ldmsjob.sets.layout import SetLayout
+from ldmsjob.sets.layout import TRANSACTION_FINISHED, SetLayout
 from ldmsjob.sets.metricset import MetricSet
 from ldmsjob.sets.offered import OfferedSet
 from ldmsjob.values import timestamp_word
@@ -34,8 +34,10 @@ class JobSet(MetricSet):
         capacity: int,
         owner: tuple[int, int],
         clock: Callable[[], int],
+        now_us: int,
     ) -> None:
-        """A set in that layout, which has room for ``capacity`` tasks."""
+        """A set in that layout, which has room for ``capacity`` tasks. What is known of the job
+        stands in it as by a transaction at wall-clock time ``now_us``."""
         policy: JobSetPolicy = job.policy
         # Laying out each set on its own is what takes long about new sets.
         OfferedSet.__init__(
@@ -48,6 +50,9 @@ class JobSet(MetricSet):
         self._tasks = job.task_records
         self._shown = 0
         """How many of them are in the image."""
+        self._time_us = now_us
+        self._state = TRANSACTION_FINISHED
+        self._gn = 2
 
     def take(self, change: Change, now_us: int) -> None:
         """Show what a change of the job has changed, as one transaction."""
@@ -57,6 +62,11 @@ class JobSet(MetricSet):
                 self._write_changes(change, shown)
             if change.described:
                 self.touch_meta()
+        if self._image is None and self.watcher is None:
+            # Of most sets nobody reads more than their names: only this is kept for who might.
+            self._time_us = now_us
+            self._gn += 1
+            return
         if change.tasks and self._image is not None:
             self._put_tasks(change.tasks)
         self._finish(now_us, 0)

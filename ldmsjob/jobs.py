@@ -7,7 +7,7 @@ Only the job table and its rules change them; everybody else reads them through 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from zope.interface import implementer
@@ -15,9 +15,12 @@ from zope.interface import implementer
 from ldmsjob.attempts import is_after
 from ldmsjob.events import JobEvent, JobStarted, StepStarted, TaskStarted
 from ldmsjob.facts import JobDetails, JobFacts, JobKey, Origin, StepFacts, TaskFacts
-from ldmsjob.interfaces import IJob, IMetricSet
+from ldmsjob.interfaces import IJob
 from ldmsjob.jobnodes import JobNodes
 from ldmsjob.notices import TaskInit
+
+if TYPE_CHECKING:
+    from ldmsjob.jobimage import JobSet
 
 # Not tracked by the garbage collector: numbers and one another, in no cycle.
 
@@ -131,7 +134,6 @@ class Job:
 
     __slots__ = (
         "_steps",
-        "_text",
         "adopted",
         "details",
         "end_us",
@@ -154,13 +156,14 @@ class Job:
         "start_us",
         "step_id",
         "task_records",
+        "text",
         "told_plainly",
         "total_tasks",
         "uid",
         "user",
     )
 
-    metric_set: IMetricSet
+    metric_set: JobSet
     """Set by the job sets when the job is new."""
 
     policy: Any
@@ -201,7 +204,8 @@ class Job:
         self._steps: dict[int, Step] = {}
         self.known_facts: JobFacts | None = None
         """The last snapshot; None when the job has changed since."""
-        self._text = key.text
+        self.text = key.text
+        """The id as peers read it."""
 
     @property
     def facts(self) -> JobFacts:
@@ -212,7 +216,7 @@ class Job:
         """A new snapshot of what has changed."""
         nodes = self.nodes
         self.known_facts = facts = JobFacts(
-            self._text,
+            self.text,
             self.uid,
             self.gid,
             self.user,

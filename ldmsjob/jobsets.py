@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import ceil
-from typing import cast
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -166,6 +165,9 @@ class JobSets:
         """A heap of these times."""
         self._timer: IDelayedCall | None = None
         self._timer_deadline = 0.0
+        self._sets_made = self._sets_removed = 0
+        stats.counts("made", lambda: self._sets_made)
+        stats.counts("removed", lambda: self._sets_removed)
 
     def apply(self, change: Change, now_us: int) -> None:
         """Show one change in the job's set, as one transaction at wall-clock time ``now_us``."""
@@ -173,7 +175,7 @@ class JobSets:
         if change.opened:
             self._open(job, now_us)
         elif change.described or change.filled or change.tasks:
-            metric_set = cast(JobSet, job.metric_set)
+            metric_set = job.metric_set
             is_full = job.expected_tasks > metric_set.capacity
             if not is_full or not self._lay_out_anew(job, now_us):
                 if change.described and job.policy.owned_by_job:
@@ -213,7 +215,7 @@ class JobSets:
 
     def _open(self, job: Job, now_us: int) -> None:
         key = job.key
-        name = f"{self._daemon_name}/job_{job.facts.job_id}"
+        name = f"{self._daemon_name}/job_{job.text}"
         if key.attempt > 1:
             name = f"{name}.{key.attempt}"
         tasks = job.policy.tasks
@@ -222,7 +224,7 @@ class JobSets:
         try:
             metric_set = self._make(job, name, tasks, now_us)
             self._registry.add(metric_set)
-            self._stats.add("made")
+            self._sets_made += 1
         except (SchemaError, SetExists) as error:
             self._stats.add("not_offered")
             self._log.warn(
@@ -237,8 +239,8 @@ class JobSets:
         """A set with everything that is known of the job, not yet offered."""
         check_instance_name(name)
         layout, capacity = _layout(job.policy.schema, len(name), tasks)
-        metric_set = JobSet(job, name, layout, capacity, self._owner(job), self._wall_clock_us)
-        metric_set.commit(now_us)
+        owner = self._owner(job)
+        metric_set = JobSet(job, name, layout, capacity, owner, self._wall_clock_us, now_us)
         if len(job.task_records) > capacity:
             self._stats.add("tasks_left_out", len(job.task_records) - capacity)
         job.metric_set = metric_set
@@ -249,7 +251,7 @@ class JobSets:
 
         False when no more room is wanted than there is.
         """
-        old = cast(JobSet, job.metric_set)
+        old = job.metric_set
         wanted = _room_wanted(job)
         if wanted <= old.capacity:
             return False
@@ -317,10 +319,10 @@ class JobSets:
             self._set_timer()
 
     def _remove(self, job: Job) -> None:
-        metric_set = cast(JobSet, job.metric_set)
+        metric_set = job.metric_set
         if self._registry.get(metric_set.instance) is metric_set:
             self._registry.remove(metric_set.instance)
-            self._stats.add("removed")
+            self._sets_removed += 1
         self._forget(job)
 
 

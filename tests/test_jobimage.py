@@ -102,6 +102,17 @@ class UnseenTests(JobSetsCase):
         site.close()
         self.clock.advance(100)
 
+    def test_watched(self) -> None:
+        """Who watches a set hears of its transactions, and reads none of it for that."""
+        self.apply(JobInit("42", 5 * S))
+        metric_set = self.job().metric_set
+        seen: list[int] = []
+        metric_set.watcher = lambda watched: seen.append(watched.data_generation)
+        before = metric_set.data_generation
+        self.apply(TaskInit("42", 0, 0, 0, 6 * S), now_us=NOW + 1)
+        self.assertEqual((seen, metric_set.stamp[1]), ([before + 1], (NOW + 1) % S))
+        self.assertEqual(self.made, [])
+
     def test_made_once(self) -> None:
         """It is the same memory from the first look on, and up to date."""
         self.apply(JobInit("42", 5 * S))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from ldmsjob.errors import SchemaError
 
 _MAX_INSTANCE_NAME = 254
+# Printable ASCII without quotes and backslashes.
+_is_instance_name = re.compile(rf"[ !#-&(-\[\]-~]{{1,{_MAX_INSTANCE_NAME}}}").fullmatch
 
 
 def encode_name(text: str) -> bytes:
@@ -20,13 +24,7 @@ def encode_name(text: str) -> bytes:
 
 def check_instance_name(instance: str) -> None:
     """Raises ``SchemaError`` for what cannot be the name of a set."""
-    if (
-        not 0 < len(instance) <= _MAX_INSTANCE_NAME
-        or not (instance.isascii() and instance.isprintable())
-        or '"' in instance
-        or "'" in instance
-        or "\\" in instance
-    ):
+    if _is_instance_name(instance) is None:
         raise SchemaError(
             f"{instance[:64]!r} cannot be the name of a set: 1 to {_MAX_INSTANCE_NAME} ASCII "
             "characters without control characters, quotes and backslashes"
