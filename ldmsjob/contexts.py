@@ -19,7 +19,6 @@ from ldmsjob.interfaces import (
     ISubscription,
 )
 from ldmsjob.logformat import LevelLogger, Levels
-from ldmsjob.notices import OPENING, check_opening
 from ldmsjob.sets.metricset import MetricSet
 from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
@@ -163,12 +162,8 @@ class JobManagerContext(PluginContext):
 
     def apply(self, notice: Notice, received_time_us: int, *, origin: Origin = "message") -> None:
         """See ``IJobManagerContext``."""
-        if type(notice) in OPENING:
-            opening: Any = notice
-            check_opening(opening)
-        policy, instance = self.policy, self.instance
         self.core.jobs.apply(
-            notice, received_time_us, self.resource_manager, policy, origin, instance
+            notice, received_time_us, self.resource_manager, self.policy, origin, self.instance
         )
         self._notices += 1
         if origin == "message" and received_time_us != self._last_received_us:

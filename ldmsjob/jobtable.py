@@ -6,6 +6,7 @@ Which jobs there are, ``knownjobs.py`` keeps; what a notice does to one, ``jobru
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -18,7 +19,7 @@ from ldmsjob.jobrules import JobRules
 from ldmsjob.jobs import Change, Job
 from ldmsjob.knownjobs import KnownJobs
 from ldmsjob.limits import Limits
-from ldmsjob.notices import Notice
+from ldmsjob.notices import OPENING, Notice, check_opening
 from ldmsjob.stats import Stats
 
 
@@ -58,12 +59,21 @@ class JobTable:
         Usually one change; two when a new attempt ends an old one; none for what is only counted. A
         change may show in no event and no fact: only the table remembers it.
         ``received_us`` is also the time of a notice that has none. An ``origin`` other than
-        ``message`` stands in all events that the notice gives.
+        ``message`` stands in all events that the notice gives. Raises ``NoticeError``, and changes
+        nothing, for what cannot be a job's id or owner.
         """
         if origin != "message":
             return self._apply_finding(notice, received_us, resource_manager, origin)
         rules = self._rules
         job = self._jobs.newest[resource_manager].get(notice.job_id)
+        if type(notice) in OPENING:
+            opening: Any = notice
+            if job is None:
+                check_opening(opening)
+            else:
+                uid, gid = opening.uid, opening.gid
+                if (uid is not None and uid != job.uid) or (gid is not None and gid != job.gid):
+                    check_opening(opening)
         time_us = notice.time_us
         if time_us is None:
             time_us = received_us

