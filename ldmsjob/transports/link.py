@@ -114,6 +114,8 @@ class LinkProtocol(Protocol):
     _unsent = 0
     _to_write = False
     _batched = 0
+    _reading_paused: frozenset[str] = frozenset()
+    """Why nothing is read."""
 
     def __init__(
         self,
@@ -170,7 +172,6 @@ class LinkProtocol(Protocol):
             requests=settings.requests,
             limits=wire_limits(limits.message_bytes, limits.fragment_bytes),
         )
-        self._reading_paused: set[str] = set()
 
     # Protocol
 
@@ -418,10 +419,10 @@ class LinkProtocol(Protocol):
     def _pause(self, why: str) -> None:
         if not self._reading_paused and not self._closing:
             self._twisted.pauseProducing()
-        self._reading_paused.add(why)
+        self._reading_paused |= {why}
 
     def _resume(self, why: str) -> None:
-        self._reading_paused.discard(why)
+        self._reading_paused -= {why}
         if not self._reading_paused and not self._closing:
             self._twisted.resumeProducing()
 

@@ -78,6 +78,13 @@ class LdmsConnection:
     become events; it has returned their credit when their ``Refused`` is reported.
     """
 
+    # Of most connections these never change.
+    error: PeerError | None = None
+    """Why the connection is to be closed."""
+    _request_reader: RequestReader | None = None
+    _subscription_exchange: SubscriptionExchange | None = None
+    _number = 0
+
     def __init__(
         self,
         passive: bool,
@@ -110,8 +117,6 @@ class LdmsConnection:
         """
         self.peer: PeerInfo | None = None
         """What the peer said of itself; from ``LinkUp`` on."""
-        self.error: PeerError | None = None
-        """Why the connection is to be closed."""
         self._auth_name = auth_name
         enabled = bool(messages_enabled)
         self._enabled = messages_enabled if callable(messages_enabled) else lambda: enabled
@@ -132,16 +137,27 @@ class LdmsConnection:
         self._now_us = 0
         self._enabled_now = False
         self._reader: msg.MessageReader | None = None  # once the peer is authenticated
-        self._requests = RequestReader(self._limits, requests)
+        self._taken_requests = requests
         self._set_exchange: SetExchange | None = None
-        self._subscriptions = SubscriptionExchange(self._output, self._limits)
         self.allowance = _NOBODYS
         """What the peer lets us publish. To be looked at only."""
-        self._number = 0
+
+    # Most connections only bring messages: what they have no use for is made when there is one.
+
+    @property
+    def _requests(self) -> RequestReader:
+        if self._request_reader is None:
+            self._request_reader = RequestReader(self._limits, self._taken_requests)
+        return self._request_reader
+
+    @property
+    def _subscriptions(self) -> SubscriptionExchange:
+        if self._subscription_exchange is None:
+            self._subscription_exchange = SubscriptionExchange(self._output, self._limits)
+        return self._subscription_exchange
 
     @property
     def _sets(self) -> SetExchange:
-        """Made when sets are first spoken of, which on most connections they never are."""
         if self._set_exchange is None:
             self._set_exchange = SetExchange(self._output, self._limits)
         return self._set_exchange
@@ -149,8 +165,8 @@ class LdmsConnection:
     @property
     def buffered_bytes(self) -> int:
         """How much of the peer's input is kept: unfinished frames, messages and requests."""
-        kept = len(self._buffer) + self._requests.kept_bytes
-        return kept if self._reader is None else kept + self._reader.kept_bytes
+        readers = (self._request_reader, self._reader)
+        return len(self._buffer) + sum(one.kept_bytes for one in readers if one is not None)
 
     def connect(self) -> None:
         """Begin, as the active side."""
@@ -266,9 +282,9 @@ class LdmsConnection:
         # Its traceback refers to this connection, and to all that was read.
         self.error = error.with_traceback(None)
         self._buffer.clear()
-        self._requests.clear()
-        if self._reader is not None:
-            self._reader.clear()
+        for reader in (self._request_reader, self._reader):
+            if reader is not None:
+                reader.clear()
 
     # Frames
 
