@@ -5,8 +5,9 @@ docs/wire.md, Connection messages and Requests.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import lru_cache
 
+import msgspec
 from construct import Bytes, Int32sb, Int32ub, Int64sb, Int64ub, Struct
 
 from ldmsjob.errors import PeerError
@@ -50,7 +51,7 @@ LDMS_VERSION = bytes((4, 2, 0, 0))
 RAIL = 1
 """The only type of connection that there is today."""
 
-CONNECTION_MESSAGE = Struct(
+TERMS = Struct(
     "ldms_version" / Bytes(4),
     "auth" / Bytes(16),
     "connection_type" / Int32ub,
@@ -58,10 +59,10 @@ CONNECTION_MESSAGE = Struct(
     "quota" / Int64sb,
     "endpoints" / Int32sb,
     "endpoint" / Int32ub,
-    "pid" / Int32sb,
-    "rail_gn" / Int64ub,
-    "messages_enabled" / Int32sb,
 )
+"""What the connection messages of many peers have in common."""
+PARTICULARS = Struct("pid" / Int32sb, "rail_gn" / Int64ub, "messages_enabled" / Int32sb)
+CONNECTION_MESSAGE = Struct(*TERMS.subcons, *PARTICULARS.subcons)
 REQUEST_HEAD = Struct("xid" / Bytes(8), "command" / Int32ub, "request_len" / Int32ub)
 REPLY_HEAD = Struct(*REQUEST_HEAD.subcons, "rc" / Int32ub)
 COUNTED_REQUEST = Struct(*REQUEST_HEAD.subcons, "payload_len" / Int32ub)
@@ -72,7 +73,8 @@ RECONFIG = Struct(*REQUEST_HEAD.subcons, "limit" / Int64sb)
 NO_XID = bytes(8)
 """For requests that get no reply."""
 
-_CONNECTION = flat_struct(CONNECTION_MESSAGE)
+_TERMS = flat_struct(TERMS)
+_CONNECTION = flat_struct(Struct("terms" / Bytes(_TERMS.size)), PARTICULARS)
 _REQUEST = flat_struct(REQUEST_HEAD)
 _REPLY = flat_struct(REPLY_HEAD)
 _COUNTED = flat_struct(COUNTED_REQUEST)
@@ -86,7 +88,7 @@ _VERSION_BYTES = 4
 _AUTH_END = 20  # of the authentication name, which stands behind the version
 
 
-class ConnectionMessage(NamedTuple):
+class ConnectionMessage(msgspec.Struct, frozen=True, gc=False):
     """What a peer says of itself in CONNECT and ACCEPTED."""
 
     auth: str
@@ -104,18 +106,8 @@ class ConnectionMessage(NamedTuple):
 
     def encode(self) -> bytes:
         """The 64 bytes on the wire."""
-        return _CONNECTION.pack(
-            LDMS_VERSION,
-            self.auth.encode("ascii"),
-            RAIL,
-            self.rate,
-            self.quota,
-            self.endpoints,
-            self.endpoint,
-            self.pid,
-            self.rail_gn,
-            int(self.messages_enabled),
-        )
+        terms = _packed_terms(self.auth, self.rate, self.quota, self.endpoints, self.endpoint)
+        return _CONNECTION.pack(terms, self.pid, self.rail_gn, self.messages_enabled)
 
 
 class ConnectionRefused(PeerError):
@@ -152,17 +144,33 @@ def _check_identity(message: bytes, auth_name: str) -> None:
         raise AuthMismatch(name, auth_name)
 
 
-def _decode(message: bytes) -> ConnectionMessage | None:
+@lru_cache(maxsize=64)
+def _packed_terms(auth: str, rate: int, quota: int, endpoints: int, endpoint: int) -> bytes:
+    """Of ours there are few, and of most peers' no more."""
+    return _TERMS.pack(LDMS_VERSION, auth.encode("ascii"), RAIL, rate, quota, endpoints, endpoint)
+
+
+@lru_cache(maxsize=64)
+def _read_terms(terms: bytes, auth_name: str) -> tuple[int, int, int, int] | None:
+    """Rate, quota, endpoints and endpoint; None for another type of connection."""
+    _check_identity(terms, auth_name)
+    _, _, kind, *numbers = _TERMS.unpack(terms)
+    return tuple(numbers) if kind == RAIL else None
+
+
+def _decode(message: bytes, auth_name: str) -> ConnectionMessage | None:
     """None for the older and the other forms of the message."""
     if len(message) != _CONNECTION.size:
+        _check_identity(message, auth_name)
         return None
-    _, auth, kind, rate, quota, endpoints, endpoint, pid, rail_gn, enabled = _CONNECTION.unpack(
-        message
+    terms, pid, rail_gn, enabled = _CONNECTION.unpack(message)
+    known = _read_terms(terms, auth_name)
+    if known is None:
+        return None
+    rate, quota, endpoints, endpoint = known
+    return ConnectionMessage(
+        auth_name, rate, quota, pid, rail_gn, enabled != 0, endpoints, endpoint
     )
-    if kind != RAIL:
-        return None
-    name = auth.partition(b"\0")[0].decode("ascii", "replace")
-    return ConnectionMessage(name, rate, quota, pid, rail_gn, enabled != 0, endpoints, endpoint)
 
 
 def read_connect(message: bytes, auth_name: str) -> ConnectionMessage:
@@ -171,8 +179,7 @@ def read_connect(message: bytes, auth_name: str) -> ConnectionMessage:
     The checks and their order are those of the C daemon. What concerns the other connections of
     a rail is left to ``ldmsjob.wire.rail``. Raises ``ConnectionRefused``.
     """
-    _check_identity(message, auth_name)
-    peer = _decode(message)
+    peer = _decode(message, auth_name)
     if peer is None:
         raise ConnectionRefused("Bad msg")
     if peer.endpoints <= 0:
@@ -194,8 +201,7 @@ def read_accepted(message: bytes, auth_name: str) -> PeerInfo:
     One that answers in an older form has no message service for us, and no limits. Raises
     ``ConnectionRefused`` for another version or way to authenticate.
     """
-    _check_identity(message, auth_name)
-    peer = _decode(message)
+    peer = _decode(message, auth_name)
     if peer is None:
         return PeerInfo(auth_name, 0, False, UNLIMITED, UNLIMITED)
     return peer.peer_info()

@@ -45,6 +45,7 @@ MAX_PAYLOAD = MAX_FRAME - 40
 """The most that a C peer takes as the payload of a SENDRECV frame."""
 
 VERSION = bytes((1, 3, 1, 0))
+_MAJOR_VERSION = VERSION[:2]
 SIGNATURE = b"SOCKET\0\0"
 
 REMOTE_PERMISSION = 19
@@ -157,7 +158,7 @@ def check_connect(data: bytes, at: int) -> None:
     The last two of the four version bytes do not matter.
     """
     version, signature = _CONNECT_FIELDS.unpack_from(data, at)
-    if version[:2] != VERSION[:2] or signature != SIGNATURE:
+    if signature != SIGNATURE or version[:2] != _MAJOR_VERSION:
         raise PeerError("CONNECT frame of another framing version")
 
 
