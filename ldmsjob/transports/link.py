@@ -98,6 +98,8 @@ class LinkProtocol(Protocol):
 
     log = Logger(namespace="ldmsd")
 
+    credential: Credential = cast("Credential", None)  # once it is open
+
     # Of most links these never change.
     _authentication: Any = None
     _verdict: Deferred[AuthStep] | None = None
@@ -119,7 +121,6 @@ class LinkProtocol(Protocol):
 
     def __init__(
         self,
-        *,
         passive: bool,
         site: ILinkSite,
         authenticator: IAuthenticator,
@@ -129,18 +130,17 @@ class LinkProtocol(Protocol):
         stream: PlainStream,
         peer_address: str,
         peer_source: SourceAddress | None = None,
+        opened: Deferred[ILink] | None = None,
+        place: IPlace | None = None,
+        deadlines: Deadlines | None = None,
         join_rail: Callable[[LinkProtocol, ConnectionMessage], None] | None = None,
         rail: Rail | None = None,
         rail_gn: int | None = None,
         endpoint: int = 0,
-        opened: Deferred[ILink] | None = None,
-        place: IPlace | None = None,
-        deadlines: Deadlines | None = None,
         wall_clock_us: Callable[[], int] = wall_clock_us,
         close_seconds: float = CLOSE_SECONDS,
     ) -> None:
         self.peer_address = peer_address
-        self.credential: Credential = cast("Credential", None)
         self.rail = rail
         self.endpoint = endpoint
         self._passive = passive
@@ -157,20 +157,21 @@ class LinkProtocol(Protocol):
         self._deadlines = deadlines or Deadlines(clock, limits.handshake_seconds)
         self._close_seconds = close_seconds
         self._output_limit_bytes = limits.output_bytes
+        # Arguments with names take much of the time of making an object.
         self._connection = LdmsConnection(
             passive,
-            auth_name=authenticator.name,
-            messages_enabled=settings.messages_enabled,
-            quota=settings.quota,
-            rate=settings.rx_rate,
-            pid=os.getpid(),
-            rail_gn=rail_gn,
-            endpoints=1 if rail is None else rail.size,
-            endpoint=endpoint,
-            join_rail=None if join_rail is None else partial(join_rail, self),
-            peer_source=peer_source,
-            requests=settings.requests,
-            limits=wire_limits(limits.message_bytes, limits.fragment_bytes),
+            authenticator.name,
+            settings.messages_enabled,
+            os.getpid(),
+            settings.quota,
+            settings.rx_rate,
+            rail_gn,
+            1 if rail is None else rail.size,
+            endpoint,
+            None if join_rail is None else partial(join_rail, self),
+            peer_source,
+            settings.requests,
+            wire_limits(limits.message_bytes, limits.fragment_bytes),
         )
 
     # Protocol

@@ -69,8 +69,9 @@ class LinkFactory(Factory):
         authenticator: IAuthenticator | None,
         settings: LinkSettings,
         opened: Deferred[ILink] | None = None,
-        **rail: Any,
+        *rail: Any,
     ) -> None:
+        """``rail`` is what ``LinkProtocol`` wants to know of the rail that a link is part of."""
         self._transport = transport
         self._site = site
         self._authenticator = authenticator
@@ -106,21 +107,22 @@ class LinkFactory(Factory):
             self._arriving.join(link, remote.host, claim)
 
         stream = transport.stream(passive)
+        # Arguments with names take much of the time of making an object.
         return LinkProtocol(
-            passive=passive,
-            site=self._site,
-            authenticator=transport.authenticator(self._authenticator, stream),
-            settings=self._settings,
-            clock=transport.reactor,
-            outbox=transport.outbox,
-            stream=stream,
-            peer_address=remote.address,
-            peer_source=remote.source,
-            join_rail=join_rail if passive else None,
-            **self._rail,
-            opened=self._opened,
-            place=place,
-            deadlines=self.deadlines,
+            passive,
+            self._site,
+            transport.authenticator(self._authenticator, stream),
+            self._settings,
+            transport.reactor,
+            transport.outbox,
+            stream,
+            remote.address,
+            remote.source,
+            self._opened,
+            place,
+            self.deadlines,
+            join_rail if passive else None,
+            *self._rail,
         )
 
 
@@ -197,9 +199,7 @@ class StreamTransport:
         attempts = [
             self._connect(
                 *(host, port, site, authenticator, settings),
-                rail=made,
-                rail_gn=number,
-                endpoint=endpoint,
+                *(made, number, endpoint),
             )
             for endpoint in range(rail)
         ]
@@ -227,7 +227,7 @@ class StreamTransport:
         site: ILinkSite,
         authenticator: IAuthenticator | None,
         settings: LinkSettings,
-        **rail: Any,
+        *rail: Any,
     ) -> Deferred[ILink]:
         """One connection; ``rail`` is what ``LinkProtocol`` wants to know of its rail."""
         made: list[LinkProtocol] = []
@@ -238,7 +238,7 @@ class StreamTransport:
                 protocol.abort("given up")
 
         opened: Deferred[ILink] = Deferred(give_up)
-        factory = LinkFactory(self, site, authenticator, settings, opened, **rail)
+        factory = LinkFactory(self, site, authenticator, settings, opened, *rail)
         attempt: Deferred[Any] = self.endpoint(host, port).connect(factory)
 
         def failed(failure: Failure) -> None:

@@ -63,6 +63,9 @@ _NOBODYS = Allowance(NOBODY)
 """Of peers that have not said what they are. It never changes."""
 
 
+_ALWAYS: dict[bool, Callable[[], bool]] = {False: lambda: False, True: lambda: True}
+
+
 class LdmsConnection:
     """The state of one connection.
 
@@ -88,7 +91,6 @@ class LdmsConnection:
     def __init__(
         self,
         passive: bool,
-        *,
         auth_name: str,
         messages_enabled: bool | Callable[[], bool],
         pid: int,
@@ -118,8 +120,9 @@ class LdmsConnection:
         self.peer: PeerInfo | None = None
         """What the peer said of itself; from ``LinkUp`` on."""
         self._auth_name = auth_name
-        enabled = bool(messages_enabled)
-        self._enabled = messages_enabled if callable(messages_enabled) else lambda: enabled
+        self._enabled = (
+            messages_enabled if callable(messages_enabled) else _ALWAYS[messages_enabled]
+        )
         self._pid = pid
         self._quota = quota
         self._rate = rate
