@@ -9,6 +9,9 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.main import installReactor
 from twisted.python import log
 
+LONGEST_SECONDS = 1_000_000.0
+"""As long as one call may wait for events; the system counts milliseconds in 31 bits."""
+
 
 class EventLoop(EPollReactor):
     """Calls who has an event directly. Twisted's has each call note in a context whose it is, for
@@ -27,10 +30,12 @@ class EventLoop(EPollReactor):
                     while self.running and not (
                         self._newTimedCalls or self.threadCallQueue or self._justStopped
                     ):
-                        wait = self.timeout()
-                        if wait == 0:
+                        # As `timeout` has it.
+                        calls = self._pendingTimedCalls
+                        wait = calls[0].time - self.seconds() if calls else LONGEST_SECONDS
+                        if wait <= 0:
                             break
-                        self.doPoll(wait)
+                        self.doPoll(wait if wait < LONGEST_SECONDS else LONGEST_SECONDS)
             except BaseException:
                 log.err(None, "in the main loop")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 import ldmsjob
-from ldmsjob.eventloop import EventLoop
+from ldmsjob.eventloop import LONGEST_SECONDS, EventLoop
 
 INSTALLING = """
 import sys
@@ -122,6 +124,29 @@ class EventLoopTests(SynchronousTestCase):
         loop.startRunning(installSignalHandlers=False)
         loop.mainLoop()
         self.assertEqual((made, len(reader.read)), (["new", "thread", "later"], 6))
+
+    def test_wait_for_a_far_call(self) -> None:
+        """It waits for the next call, however far off that is, and without one."""
+        self.loop.seconds = lambda: 0.0
+        for call, expected in ((None, LONGEST_SECONDS), (1e9, LONGEST_SECONDS), (3.5, 3.5)):
+            if call is not None:
+                self.loop.callLater(call, self.fail)
+            self.loop._started = self.loop.running = True
+            waits: list[float | None] = []
+
+            def poll(wait: float | None, waits: list[float | None] = waits) -> None:
+                waits.append(wait)
+                if len(waits) == 2:
+                    self.loop._started = self.loop.running = False
+
+            self.loop.doPoll = poll
+            self.loop.mainLoop()
+            self.assertEqual(waits[1], expected)
+            # Not too long for the system.
+            with contextlib.closing(select.epoll()) as poller:
+                self.others[0].send(b"1")
+                poller.register(self.readers[0].end.fileno(), select.EPOLLIN)
+                self.assertEqual(len(poller.poll(waits[1])), 1)
 
     def test_main_loop_goes_on(self) -> None:
         """A defect in it is logged, and ends nothing."""
