@@ -158,10 +158,11 @@ class LinkSite:
         messages = 0
         began = self._now()
         turn = self._turn
-        turn.begin()
+        turn.depth += 1
         try:
-            runs: Sequence[tuple[type[Any], Sequence[Any]]]
-            runs = [(type(events[0]), events)] if len(events) == 1 else _runs(events)
+            runs: Sequence[tuple[type[Any], Sequence[Any]]] = ((type(events[0]), events),)
+            if len(events) > 1:
+                runs = _runs(events)
             for kind, run in runs:
                 if kind is Message:
                     messages += len(run)

@@ -19,7 +19,7 @@ class Turn:
     """Collects calls until the outermost ``with turn:`` block ends.
 
     Outside any block ``at_end`` calls at once, so its users need not know where they are. Who has
-    a turn for each read calls ``begin`` and ``end``, which is a quarter of the price of a block.
+    a turn for each read adds to ``depth`` and calls ``end``, which costs a quarter of a block.
     """
 
     log = Logger(namespace="ldmsd")
@@ -40,30 +40,24 @@ class Turn:
         else:
             call()
 
-    def begin(self) -> None:
-        """Begin, or nest in, a turn. Whatever happens, ``end`` must follow."""
-        self.depth += 1
-
     def end(self) -> None:
         """End what was begun last; the outermost end makes the calls, each on its own, failures
         logged."""
         self.depth -= 1
-        if not self.depth and (self._calls or self._first):
-            self._make_calls()
-
-    def _make_calls(self) -> None:
-        calls = [*self._first, *self._calls]
-        self._first.clear()
-        self._calls.clear()
-        for call in calls:
-            try:
-                call()
-            except PLUGIN_FAULTS:
-                self.log.failure("a call at the end of a turn failed: {call}", call=call)
+        first, calls = self._first, self._calls
+        if self.depth or not (first or calls):
+            return
+        self._first, self._calls = {}, {}
+        for some in (first, calls):
+            for call in some:
+                try:
+                    call()
+                except PLUGIN_FAULTS:
+                    self.log.failure("a call at the end of a turn failed: {call}", call=call)
 
     def __enter__(self) -> Turn:
         """Begin, or nest in, a turn."""
-        self.begin()
+        self.depth += 1
         return self
 
     def __exit__(
