@@ -339,6 +339,16 @@ class TrafficTests(PairTestCase):
         self.assertEqual(self.right.events, [CreditReturned(20, 0, 5)])
         self.assertEqual(other_right.bodies, [b"0", b"1", b"2", b"3", b"4"])
 
+    def test_read_within_a_block(self) -> None:
+        """A read that is dealt with while an outbox is open writes when that ends."""
+        pair = self.opened()
+        self.left.on_events = lambda link, events: link.send(ReturnCredit([1]))
+        pair.right.send(Publish("c", b"1"))
+        with pair.left._outbox:
+            pair._move(pair.right, pair.left)
+            self.assertEqual(len(pair._ends[pair.left].written), 0)
+        self.assertEqual(len(pair._ends[pair.left].written), 1)
+
     def test_paused_by_owner(self) -> None:
         """A link that its owner paused reads nothing until it is resumed."""
         pair = self.opened()

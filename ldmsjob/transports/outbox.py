@@ -12,8 +12,8 @@ class Outbox:
     """Links that have something to write, collected while one read is dealt with.
 
     Inside ``with outbox:`` each link writes once, at the end; outside, each ``send`` writes. Links
-    that serve one another, such as those of one daemon, share an outbox. ``begin`` and ``end`` do
-    the same as a block, at a quarter of the price.
+    that serve one another, such as those of one daemon, share an outbox. The link that reads does
+    without the block: it adds to ``depth``, and calls ``end``.
     """
 
     __slots__ = ("_links", "depth")
@@ -27,21 +27,22 @@ class Outbox:
         """Have ``link`` write at the end of the block."""
         self._links[link] = None
 
-    def begin(self) -> None:
-        """Begin, or nest in, a block. Whatever happens, ``end`` must follow."""
-        self.depth += 1
-
-    def end(self) -> None:
-        """End what was begun last; the outermost end has the links write."""
+    def end(self, link: LinkProtocol | None = None) -> None:
+        """A block ends. The end of the outermost has the links write, ``link`` first of all."""
         self.depth -= 1
+        if link is not None:
+            if self.depth:
+                self.add(link)
+            else:
+                link.flush()
         while self._links and not self.depth:
             links, self._links = self._links, {}
-            for link in links:
-                link.flush()
+            for one in links:
+                one.flush()
 
     def __enter__(self) -> Outbox:
         """Begin, or nest in, a block."""
-        self.begin()
+        self.depth += 1
         return self
 
     def __exit__(self, *_error: object) -> None:
