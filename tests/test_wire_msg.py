@@ -71,7 +71,7 @@ class Reading:
 
     def run(self, data, at=0):
         """Through the fast path."""
-        return self.reader.read_run(data, at, len(data), NOW, self.events)
+        return self.reader.read_run(data, at, NOW, self.events)
 
     def fragment(self, payload, enabled=True):
         """Through the slow path."""

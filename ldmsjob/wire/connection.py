@@ -212,9 +212,20 @@ class LdmsConnection:
             if len(self._buffer) > self._limits.paused_bytes:
                 self._fail(PeerError("too much data before the end of authentication"))
             return events
-        whole = self._buffer.take(data) if self._buffer.kept else data
-        if whole is not None:
-            self._parse(whole, now_us, events)
+        if self._buffer.kept:
+            whole = self._buffer.take(data)
+            if whole is None:
+                return events
+            data = whole
+        at = 0
+        reader = self._reader
+        if reader is not None:
+            self._enabled_now = enabled = self._enabled()
+            if enabled:
+                # Mostly that is all.
+                at = reader.read_run(data, 0, now_us, events)
+        if at < len(data):
+            self._parse(data, at, now_us, events)
         return events
 
     def authentication_step(
@@ -239,24 +250,21 @@ class LdmsConnection:
             self._frame_limit = zap.MAX_FRAME
         return self.receive_data(b"", now_us) if self._buffer else []
 
-    def _parse(self, data: bytes, now_us: int, events: list[WireEvent]) -> None:
+    def _parse(self, data: bytes, at: int, now_us: int, events: list[WireEvent]) -> None:
+        """Deal with frames of all kinds; the first is none that ``read_run`` takes."""
         self._now_us = now_us
-        at, end = 0, len(data)
+        end = len(data)
         wanted = zap.HEAD_BYTES
         reader = self._reader
-        enabled = False
-        if reader is not None:
-            self._enabled_now = enabled = self._enabled()
         try:
             while at < end and not self._paused:
                 if reader is not None:
-                    if enabled:
-                        at = reader.read_run(data, at, end, now_us, events)
-                    if at < end:
-                        at, count, credit, rc = read_credit_run(data, at, end)
-                        if count:
-                            self._credit_returned(count, credit, rc, events)
-                            continue
+                    at, count, credit, rc = read_credit_run(data, at, end)
+                    if count:
+                        self._credit_returned(count, credit, rc, events)
+                        if self._enabled_now:
+                            at = reader.read_run(data, at, now_us, events)
+                        continue
                 if end - at < zap.HEAD_BYTES:
                     break
                 sets = self._set_exchange
@@ -276,6 +284,8 @@ class LdmsConnection:
                 action(self, data, body if kind in _COUNTED_KINDS else start, at, events)
                 if kind == zap.READ_REQ:  # mostly the first of many
                     at = self._sets.reads_wanted(data, at, end, events)
+                if reader is not None and self._enabled_now:
+                    at = reader.read_run(data, at, now_us, events)
         except PeerError as error:
             self._fail(error)
         if at < end and self.error is None:
@@ -474,16 +484,14 @@ class LdmsConnection:
         if self._reader is None:
             raise RuntimeError("the peer is not authenticated")
         # `isinstance` asks Python code of msgspec's for each kind that it is not.
-        if type(command) is Forward:
+        if type(command) is ReturnCredit:
+            output, rc = self._output, command.rc
+            for amount in command.amounts:
+                output.append(credit_frame(amount, rc) if rc else credit_frame(amount))
+        elif type(command) is Forward:
             frames = msg.forwarded(command, now_us)
             self.allowance.spend(command.credit, now_us)
             self._output.append(frames)
-        elif type(command) is ReturnCredit:
-            amounts, rc = command.amounts, command.rc
-            if len(amounts) == 1:
-                self._output.append(credit_frame(amounts[0], rc))
-            else:
-                self._output.append(b"".join([credit_frame(amount, rc) for amount in amounts]))
         elif type(command) is Publish:
             frame = msg.publish_frame(command, self._number, now_us)
             self.allowance.spend(len(frame) - msg.TAG_AT, now_us)

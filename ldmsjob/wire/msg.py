@@ -280,17 +280,16 @@ class MessageReader:
         self._partials.clear()
         self._partial_bytes = 0
 
-    def read_run(self, data: bytes, at: int, end: int, now_us: int, events: list[WireEvent]) -> int:
+    def read_run(self, data: bytes, at: int, now_us: int, events: list[WireEvent]) -> int:
         """Take whole frames with one unfragmented message each, up to the first that is not one.
 
         Returns where that begins. It takes nothing that ``read_fragment`` would refuse, but for
         messages with somebody else's credential.
         """
+        end = len(data)
         last = end - TAG_AT
         if at >= last:
             return at
-        unpack = _FAST.unpack_from
-        append = events.append
         peer_source = self._source
         own = self._credential
         own_uid, own_gid = own.uid, own.gid  # a message of theirs needs no question
@@ -311,14 +310,17 @@ class MessageReader:
                 gid,
                 perm,
                 hops,
-            ) = unpack(data, at)
+            ) = _FAST.unpack_from(data, at)
             stop = at + length
             start = at + TAG_AT
+            payload = length - _FRAGMENT_AT
             if (
                 command != MSG
                 or frame_kind != SENDRECV
                 or flags & 3 != FIRST
-                or not request_len == data_len == length - _FRAGMENT_AT == body_len + _TAG_AT
+                or data_len != payload
+                or request_len != payload
+                or body_len + _TAG_AT != payload
                 or stop > end
                 or length > MAX_FRAME
             ):
@@ -334,7 +336,7 @@ class MessageReader:
                 self._refuse("bad_credential", body_len, events)
             else:
                 image_at = at + _MESSAGE_AT
-                append(
+                events.append(
                     Message(
                         channel,
                         kind,
