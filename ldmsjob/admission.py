@@ -33,11 +33,11 @@ RUSH_SECONDS = 1.0
 class Place:
     """One connection that counts."""
 
-    __slots__ = ("_address", "_admission")
+    __slots__ = ("_admission", "address")
 
     def __init__(self, admission: Admission, address: str) -> None:
         self._admission: Admission | None = admission
-        self._address = address
+        self.address = address
 
     def opened(self) -> None:
         """It is a link now."""
@@ -48,8 +48,7 @@ class Place:
         """It has gone, and its descriptor with it."""
         admission, self._admission = self._admission, None
         if admission is not None:
-            admission.settle(self)
-            admission.forget(self._address)
+            admission.leave(self)
 
 
 @implementer(IAdmission)
@@ -176,18 +175,20 @@ class Admission:
     # What places tell
 
     def settle(self, place: Place) -> None:
-        """It has opened, or gone before."""
+        """It has opened."""
         if self._unopened.pop(place, None) is not None and self._waiting:
             self._wake()
 
-    def forget(self, address: str) -> None:
+    def leave(self, place: Place) -> None:
         """One less."""
+        self._unopened.pop(place, None)
         self.count -= 1
-        left = self._by_address[address] - 1
+        by_address, address = self._by_address, place.address
+        left = by_address[address] - 1
         if left:
-            self._by_address[address] = left
+            by_address[address] = left
         else:
-            del self._by_address[address]
+            del by_address[address]
         if self._waiting:
             self._wake()
 

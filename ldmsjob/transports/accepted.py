@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet import tcp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionAborted
-from twisted.internet.interfaces import IAddress
 from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -50,13 +49,13 @@ class Accepted(tcp.Server):
     def __init__(
         self,
         connection: socket.socket,
-        peer: IPv4Address | IPv6Address,
+        address: Any,
         protocol: Any,
         reactor: Any,
     ) -> None:
         # Not that of Server, which makes two texts that nobody reads.
         tcp.Connection.__init__(self, connection, protocol, reactor)
-        self._peer = peer
+        self._address = address
         self.connected = 1
         self.startReading()
 
@@ -76,7 +75,7 @@ class Accepted(tcp.Server):
 
     def getPeer(self) -> IPv4Address | IPv6Address:  # noqa: N802
         """The peer's address."""
-        return self._peer
+        return twisted_address(self._address)
 
     def getHost(self) -> IPv4Address | IPv6Address:  # noqa: N802
         """Our own address."""
@@ -109,19 +108,19 @@ class Accepted(tcp.Server):
 def begin(
     connection: socket.socket,
     address: Any,
-    build: Callable[[IAddress], Any],
+    build: Callable[[Any], Any],
     reactor: Any,
 ) -> bool:
     """Run the protocol that ``build`` makes for a connection from ``address``, as ``accept`` has
-    both. False: it has made none, and the connection is still the caller's.
+    both. False: it has made none, and the connection is still the caller's. ``build`` gets host and
+    port.
 
     Most peers have sent something by now, so it is read without waiting for the reactor to say so.
     """
-    peer = twisted_address(address)
-    protocol = build(peer)
+    protocol = build(host_and_port(address))
     if protocol is None:
         return False
-    transport = Accepted(connection, peer, protocol, reactor)
+    transport = Accepted(connection, address, protocol, reactor)
     protocol.makeConnection(transport)
     try:
         # Should the connection have ended, the reactor finds that, too.
@@ -132,13 +131,17 @@ def begin(
     return True
 
 
-def twisted_address(address: Sequence[Any]) -> IPv4Address | IPv6Address:
-    """A socket's address in Twisted's form. Where one is good on one interface only, it says on
-    which."""
-    if len(address) == 2:
-        return IPv4Address("TCP", *address)
-    host, port, flow, scope = address
-    if scope:
+def host_and_port(address: Any) -> tuple[str, int]:
+    """Of a socket's address. Where one is good on one interface only, the host says on which."""
+    if len(address) == 4 and address[3]:
         flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-        host = socket.getnameinfo((host, port, flow, scope), flags)[0]
-    return IPv6Address("TCP", host, port, flow, scope)
+        return socket.getnameinfo(address, flags)[0], address[1]
+    return address[0], address[1]
+
+
+def twisted_address(address: Any) -> IPv4Address | IPv6Address:
+    """A socket's address in Twisted's form."""
+    host, port = host_and_port(address)
+    if len(address) == 2:
+        return IPv4Address("TCP", host, port)
+    return IPv6Address("TCP", host, port, *address[2:])

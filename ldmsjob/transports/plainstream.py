@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 
 class PlainStream:
     """How a link treats its transport; other kinds of transport know more to do. One for each
-    link."""
+    link, unless it remembers nothing of it."""
 
     peer_address = ""
     """Where the peer is, for people, if only the connection tells it; from ``made`` on."""

@@ -117,6 +117,10 @@ class TcpStream(PlainStream):
             transport.write(data)
 
 
+_STREAM = TcpStream()
+"""For all links: it knows nothing of any of them."""
+
+
 def address_text(host: str, port: int) -> str:
     """``10.0.0.7:411`` or ``[fe80::1]:411``; IPv4 in its IPv6 form is IPv4."""
     return f"{_known(host).text}:{port}"
@@ -124,7 +128,11 @@ def address_text(host: str, port: int) -> str:
 
 def source_address(host: str, port: int) -> SourceAddress | None:
     """Where a peer's messages come from; None for a loopback address, as the C library has it."""
-    source = _known(host).source
+    return _source(_known(host), port)
+
+
+def _source(known: _Known, port: int) -> SourceAddress | None:
+    source = known.source
     return source and SourceAddress(source[0], port, source[1])
 
 
@@ -163,15 +171,13 @@ class SockTransport(StreamTransport):
 
     def stream(self, passive: bool) -> PlainStream:
         """TCP's."""
-        return TcpStream()
+        return _STREAM
 
     def remote(self, addr: Any) -> Remote:
-        """An IP address and a port."""
-        return Remote(
-            address_text(addr.host, addr.port),
-            _known(addr.host).host,
-            source_address(addr.host, addr.port),
-        )
+        """An IP address and a port: Twisted's, or a pair of both."""
+        host, port = addr if type(addr) is tuple else (addr.host, addr.port)
+        known = _known(host)
+        return Remote(f"{known.text}:{port}", known.host, _source(known, port))
 
     def endpoint(self, host: str, port: int) -> Any:
         """By name or address, IPv6 and IPv4."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.protocol import Factory
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 
 
-class Remote(NamedTuple):
+class Remote(msgspec.Struct, frozen=True):
     """The other side of a connection."""
 
     address: str
