@@ -1,6 +1,7 @@
 """The journal: what was accepted is on disk at the end of its turn."""
 
 import errno
+import gc
 import os
 import shutil
 import sqlite3
@@ -877,6 +878,21 @@ class JournalTests(SynchronousTestCase):
         (stored,) = self.journal.recoverable(0)
         self.assertEqual((stored.key.job_id, len(stored.notices)), ("2", 1))
         self.assertEqual(self.stats.get("unreadable"), 3)
+
+    def test_cursors(self):
+        """However much is written and tidied, no more of them: a connection remembers dead ones."""
+        self.run_job("1")
+        self.journal.flush()
+        references = gc.get_referents(self.journal._file._database)
+        before = [len(each) for each in references if isinstance(each, list)]
+        for job_id in ("2", "3"):
+            self.run_job(job_id)
+            self.clock.advance(MOVE_SECONDS)
+            self.clock.advance(TIDY_SECONDS)
+            self.clock.advance(DAY)
+        after = [len(each) for each in references if isinstance(each, list)]
+        self.assertTrue(before)
+        self.assertEqual(after, before)
 
     def test_text_that_is_none(self):
         """Bytes that are no UTF-8 are an error like any other in a row."""

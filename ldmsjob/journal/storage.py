@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -42,6 +42,10 @@ SELECT max(
     coalesce((SELECT max(number) FROM turns), 0),
     coalesce((SELECT value FROM kept WHERE owner = ? AND name = 'number'), 0)
 )
+"""
+_USED_BYTES = """
+SELECT (page_count - freelist_count) * page_size
+FROM pragma_page_count, pragma_freelist_count, pragma_page_size
 """
 _DROP_JOBS = "DELETE FROM jobs WHERE job <= ? AND ended_us < ? AND last_notice <= ?"
 
@@ -92,7 +96,8 @@ class JournalFile:
         self._lock = _lock(f"{path}.lock")
         try:
             self._database = _open(path)
-            # A connection remembers many of its dead cursors, and each keeps the memory around it.
+            # All that is done again and again goes through this one. A connection remembers up to
+            # 200 of its dead cursors, and each keeps the memory around it.
             self._cursor = self._database.cursor()
             self._place = _place(path)
             try:
@@ -158,7 +163,7 @@ class JournalFile:
     def settle(self) -> None:
         """Write the rows of jobs of which only the turns tell that they have begun, in a
         transaction."""
-        settled = read_settled(self._database)
+        settled = read_settled(self._cursor)
         found: list[JobRow] = []
         with _telling_damage():
             for number, data in self._database.execute(TURNS_BEHIND, (settled,)):
@@ -185,7 +190,7 @@ class JournalFile:
         """One transaction with all that these records tell, their notices as one row. Notices that
         are there already are not written again."""
         with _telling_damage():
-            newest = newest_notice(self._database)
+            newest = newest_notice(self._cursor)
         told = [record for record in records if record.length and record.number > newest]
         jobs: dict[int, JobRow] = {}
         kept: dict[tuple[str, str], int | None] = {}
@@ -224,8 +229,9 @@ class JournalFile:
         that have no rows. Returns where to go on, 0 when that is at the beginning, and how many
         notices were deleted.
         """
-        numbers = zip(("job", "number", "sequence"), self.last_numbers(), strict=True)
         old, last, is_more = self._old_turns(after, ended_before_us, at_most)
+        # This also ends the reading above, which may have stopped half-way.
+        numbers = zip(("job", "number", "sequence"), self.last_numbers(), strict=True)
         if not old:
             return 0, 0
         newest_job = max(job for _number, job, _notices in old)
@@ -255,10 +261,9 @@ class JournalFile:
         and notices; the number of the last one looked at, and whether there are more."""
         old: list[tuple[int, int, list[StoredNotice]]] = []
         last, count = after, 0
-        settled = read_settled(self._database)
-        rows = self._database.execute(_OLDEST, (after,))
-        with _telling_damage(), closing(rows):
-            for number, received_us, job, data in rows:
+        settled = read_settled(self._cursor)
+        with _telling_damage():
+            for number, received_us, job, data in self._cursor.execute(_OLDEST, (after,)):
                 if number > settled:
                     break
                 if count >= at_most:
@@ -295,11 +300,8 @@ class JournalFile:
 
     def used_bytes(self) -> int:
         """Bytes of the file that are in use: what is deleted is used again."""
-        pages, free, size = (
-            self._all(f"PRAGMA {word}")[0][0]
-            for word in ("page_count", "freelist_count", "page_size")
-        )
-        return int((pages - free) * size)
+        ((size,),) = self._all(_USED_BYTES)
+        return int(size)
 
     def _all(self, query: str, *values: Any) -> list[Any]:
         with _telling_damage():
@@ -332,13 +334,13 @@ def _connect_for_reading(path: str, how: str) -> sqlite3.Connection:
     return database
 
 
-def newest_notice(database: sqlite3.Connection) -> int:
+def newest_notice(database: sqlite3.Connection | sqlite3.Cursor) -> int:
     """The number of the newest notice that ever was in it. Raises ``sqlite3.Error``."""
     found = database.execute(_NEWEST_NOTICE, (_OWN,))
     return int(found.fetchone()[0])
 
 
-def read_settled(database: sqlite3.Connection) -> int:
+def read_settled(database: sqlite3.Connection | sqlite3.Cursor) -> int:
     """Up to which notice jobs that run have rows. Raises ``sqlite3.Error``."""
     found = database.execute("SELECT value FROM kept WHERE owner = ? AND name = ?", SETTLED)
     row = found.fetchone()
