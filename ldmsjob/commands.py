@@ -6,9 +6,9 @@ import errno
 import getopt
 import shlex
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
+import msgspec
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.logger import Logger
 
@@ -110,8 +110,7 @@ class Arguments:
         }
 
 
-@dataclass(frozen=True)
-class Verb:
+class Verb(msgspec.Struct, frozen=True):
     """One command. ``any_attribute``: further attributes are for a plugin, or free names."""
 
     name: str

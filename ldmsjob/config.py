@@ -20,7 +20,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from ldmsjob.errors import ConfigError
 
@@ -36,8 +37,7 @@ MAX_REFERENCES = 100
 """References to environment variables that one value may hold."""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """One command as it was written; values are not expanded yet."""
 
     verb: str

@@ -12,9 +12,9 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThread
@@ -178,7 +178,7 @@ class Daemon(OrderedServices):
 
     def use_limit(self, name: str, value: int) -> None:
         """Set one of the limits, by its name in ``Limits``."""
-        self.limits = replace(self.limits, **{name: value})
+        self.limits = msgspec.structs.replace(self.limits, **{name: value})
 
     def settle(self) -> None:
         """End the first pass: the name, the authentication and the listeners are known now."""

@@ -257,7 +257,7 @@ class Fanout:
         stats: Stats,
         log: LimitedLog,
         *,
-        limit: int = Limits.event_queue,
+        limit: int = Limits().event_queue,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.now = now

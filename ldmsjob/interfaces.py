@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 # Finding plugins
 
 
-@dataclass(frozen=True)
-class AttributeSpec:
+class AttributeSpec(msgspec.Struct, frozen=True):
     """One attribute that ``config`` (or ``auth_add``, for an authenticator) accepts.
 
     The daemon checks what the user wrote against it before the plugin sees anything, and prints
@@ -509,8 +508,7 @@ class IAdmission(Interface):
         """Count one more."""
 
 
-@dataclass(frozen=True)
-class LinkSettings:
+class LinkSettings(msgspec.Struct, frozen=True):
     """What a listener or an outgoing connection says of itself."""
 
     messages_enabled: Callable[[], bool]
@@ -571,8 +569,7 @@ class IListener(Interface):
     port: int = Attribute("The port; after binding the real one.")
 
 
-@dataclass(frozen=True)
-class AuthStep:
+class AuthStep(msgspec.Struct, frozen=True):
     """What an authentication conversation does next."""
 
     send: Sequence[bytes] = ()

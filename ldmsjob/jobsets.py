@@ -9,10 +9,10 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import ceil
 
+import msgspec
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from ldmsjob.errors import ConfigError, SchemaError, SetExists
@@ -74,8 +74,7 @@ def _integer(mapping: Mapping[str, str], name: str, default: str, base: int = 10
         raise ConfigError(f"{name}={text} is not a number") from None
 
 
-@dataclass(frozen=True, eq=False)
-class JobSetPolicy:
+class JobSetPolicy(msgspec.Struct, frozen=True, eq=False, dict=True):
     """How the sets of one job manager instance are made. Two policies are never equal."""
 
     component_id: str = ""

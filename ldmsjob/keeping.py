@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 _log = Logger(namespace="ldmsd")
 
 
-@dataclass(frozen=True)
-class JournalSettings:
+class JournalSettings(msgspec.Struct, frozen=True):
     """What the `journal` command says. ``path`` None: in the daemon's state directory."""
 
     enabled: bool = True

@@ -8,14 +8,14 @@ they act.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
 from typing import Any
+
+import msgspec
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 
 
-@dataclass(frozen=True)
-class LimitSpec:
+class LimitSpec(msgspec.Struct, frozen=True):
     """One limit, for people and for what reads their settings."""
 
     name: str
@@ -28,15 +28,18 @@ class LimitSpec:
     """What there may be so much of, and what becomes of more."""
 
 
+_said: list[dict[str, Any]] = []
+
+
 def _limit(
     default: int, meaning: str, *, unit: str = "", least: int = 1, most: int = 10_000_000
-) -> Any:
-    metadata = {"unit": unit, "least": least, "most": most, "meaning": meaning}
-    return field(default=default, metadata=metadata)
+) -> int:
+    """The default of the next field of ``Limits``; what else there is to say goes to ``_said``."""
+    _said.append({"unit": unit, "least": least, "most": most, "meaning": meaning})
+    return default
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """The limits of a daemon. ``LIMITS`` says what each one means and may be."""
 
     # Connections
@@ -135,11 +138,11 @@ class Limits:
     )
 
 
-_DEFAULTS = Limits()
-
 LIMITS: Sequence[LimitSpec] = tuple(
-    LimitSpec(name=one.name, default=getattr(_DEFAULTS, one.name), **one.metadata)
-    for one in fields(Limits)
+    LimitSpec(name=name, default=default, **more)
+    for name, default, more in zip(
+        Limits.__struct_fields__, Limits.__struct_defaults__, _said, strict=True
+    )
 )
 """All limits, in the order of ``Limits``."""
 

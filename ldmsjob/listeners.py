@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 from twisted.application.service import IService, Service
 from twisted.internet.error import CannotListenError
 
@@ -18,8 +18,7 @@ LISTEN_ATTRIBUTES = ("port", "host", "path", "auth", "quota", "rx_rate")
 they say themselves."""
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """What a `listen` command asks for."""
 
     xprt: str

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from ldmsjob.config import Command, command
 from ldmsjob.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """A command-line option: what it is called and the command that says the same."""
 
     name: str

@@ -16,10 +16,10 @@ A drop-in is a few lines::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import msgspec
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
@@ -33,8 +33,7 @@ from ldmsjob.interfaces import (
 )
 
 
-@dataclass(frozen=True)
-class PluginFactory:
+class PluginFactory(msgspec.Struct, frozen=True):
     """What the factories below have in common; use one of those, which say the kind.
 
     ``maker`` is ``"module:name"`` of a class or function. It is imported when the first instance
@@ -53,23 +52,22 @@ class PluginFactory:
 
 
 @implementer(IPlugin, IJobManagerFactory)
-class JobManagerFactory(PluginFactory):
+class JobManagerFactory(PluginFactory, frozen=True):
     """Declares a job manager; ``maker`` is called with an ``IJobManagerContext``."""
 
 
 @implementer(IPlugin, ISamplerFactory)
-class SamplerFactory(PluginFactory):
+class SamplerFactory(PluginFactory, frozen=True):
     """Declares a sampler; ``maker`` is called with an ``ISamplerContext``."""
 
 
 @implementer(IPlugin, ISubscriberFactory)
-class SubscriberFactory(PluginFactory):
+class SubscriberFactory(PluginFactory, frozen=True):
     """Declares a subscriber of job events; ``maker`` is called with an ``ISamplerContext``."""
 
 
 @implementer(IPlugin, ITransportFactory)
-@dataclass(frozen=True)
-class TransportFactory(PluginFactory):
+class TransportFactory(PluginFactory, frozen=True):
     """Declares a transport; ``maker`` is called with an ``IPluginContext``."""
 
     has_ports: bool = True
@@ -79,5 +77,5 @@ class TransportFactory(PluginFactory):
 
 
 @implementer(IPlugin, IAuthenticatorFactory)
-class AuthenticatorFactory(PluginFactory):
+class AuthenticatorFactory(PluginFactory, frozen=True):
     """Declares a way to authenticate; ``maker`` is called with an ``IPluginContext``."""

@@ -13,15 +13,15 @@ from __future__ import annotations
 import math
 import operator
 import struct
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 _UINT32 = 0xFFFFFFFF
 _MICROSECONDS = 1_000_000
 
 
-@dataclass(frozen=True, eq=False)
-class ValueType:
+class ValueType(msgspec.Struct, frozen=True, eq=False):
     """A metric type."""
 
     type_id: int

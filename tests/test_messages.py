@@ -256,7 +256,7 @@ class SubscriptionTests(HubTestCase):
     def test_limits(self) -> None:
         """Subscriptions of one link are bounded in number, and their expressions in size."""
         link = FakeLink()
-        for number in range(Limits.subscriptions_per_link):
+        for number in range(Limits().subscriptions_per_link):
             self.assertEqual(self.hub.subscribe_link(link, f"c{number}"), (0, "OK"))
         self.assertEqual(self.hub.subscribe_link(link, "more")[0], errno.ENOSPC)
         other = FakeLink()

@@ -7,8 +7,8 @@ import signal
 import socket
 import sys
 import threading
-from dataclasses import replace
 
+from msgspec.structs import replace
 from twisted.application import service
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from ldmsjob.errors import SchemaError
 from ldmsjob.sets.names import encode_name
@@ -63,8 +64,7 @@ def _check_count(name: str, count: int) -> None:
         raise SchemaError(f"{name}: {count} is not a possible array length")
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """One member of a record type. Only plain types; ``count`` is the length of an array."""
 
     name: str
@@ -118,8 +118,7 @@ def descriptor_size(text_area: bytes) -> int:
     return round_up(28 + len(text_area))
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(msgspec.Struct, frozen=True):
     """One metric of a schema."""
 
     index: int
