@@ -25,7 +25,8 @@ from unittest import SkipTest
 from daemons import JOB_MANAGER, MESSAGES, c_environment, c_prefix, listens
 from rounds import C, Rounds, Row, arguments, report
 
-from tests.slurm.cluster import Cluster, end_with_us, free_ports, require_slurm, stop, wait_until
+from tests.ports import free_port
+from tests.slurm.cluster import Cluster, end_with_us, require_slurm, stop, wait_until
 from tests.slurm.labdaemon import SOURCE, LabDaemon
 from tests.slurm.notifiers import (
     c_notifier,
@@ -139,7 +140,7 @@ def c_into_c(prefix: Path, text: str) -> Preparation:
 
     @contextlib.contextmanager
     def prepare(cluster: Cluster) -> Iterator[None]:
-        (port,) = free_ports(1)
+        port = free_port()
         directory = cluster.directory / f"c.{port}"
         directory.mkdir()
         configuration = directory / "ldmsd.conf"

@@ -14,7 +14,8 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from tests.interop.peers import SOURCE, Program, free_port, listens, wait_until
+from tests.interop.peers import SOURCE, Program, listens, wait_until
+from tests.ports import free_port
 
 reactor: Any = installed_reactor
 

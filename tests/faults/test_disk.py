@@ -8,7 +8,6 @@ import random
 import re
 import resource
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 from ldmsjob.errors import ConfigError
 from ldmsjob.journal.history import History
 from tests.faults.test_journal import Publisher, messages, reference
+from tests.ports import free_port
 
 reactor: Any = installed_reactor
 
@@ -63,9 +63,7 @@ class DiskTestCase(TestCase):
         self.log = self.directory / "log"
         self.daemon: subprocess.Popen[bytes] | None = None
         self.addCleanup(self.kill)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.publisher = Publisher(messages(1), self.port)
 
     def mount(self, options: str = "") -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from ldmsjob.jobmgr.slurm import SlurmJobManager
 from ldmsjob.journal.history import History
 from ldmsjob.testing import EventRecorder, FakeDaemon, FakeJobManagerContext
 from ldmsjob.wire.events import JSON, CreditReturned, Publish
+from tests.ports import free_port
 from tests.real import require_real
 
 SOURCE = Path(ldmsjob.__file__).parent.parent
@@ -172,11 +172,9 @@ class KillTests(TestCase):
     timeout = 60 + 30 * KILLS
 
     def setUp(self) -> None:
-        """A configuration with a port that was free a moment ago."""
+        """A configuration with a port that stays free."""
         require_real()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir(parents=True)
         (self.directory / "ldmsd.conf").write_text(CONFIGURATION.format(port=self.port))

@@ -25,6 +25,7 @@ from ldmsjob.interfaces import ILink, LinkSettings
 from ldmsjob.limits import Limits
 from ldmsjob.wire.events import CreditReturned, Publish
 from tests.fake_sites import FakeSite
+from tests.ports import free_port
 from tests.real import require_real
 
 SOURCE = Path(ldmsjob.__file__).parent.parent
@@ -80,9 +81,7 @@ class DescriptorTests(TestCase):
         if soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.directory = Path(directory.name)

@@ -34,9 +34,17 @@ ARRAY = f"""\
 echo $SLURM_JOB_ID > id.tmp.$SLURM_ARRAY_TASK_ID
 mv id.tmp.$SLURM_ARRAY_TASK_ID id.$SLURM_ARRAY_TASK_ID
 srun -n1 true
-[ $SLURM_ARRAY_TASK_ID -ge {WAITING} ] || srun -n1 sh -c '{UNTIL.format("go")}'
-[ $SLURM_ARRAY_TASK_ID -lt {WAITING} ] || srun -n1 sleep 1
+second="touch second.$SLURM_ARRAY_TASK_ID"
+[ $SLURM_ARRAY_TASK_ID -ge {WAITING} ] || srun -n1 sh -c "$second; "'{UNTIL.format("go")}'
+[ $SLURM_ARRAY_TASK_ID -lt {WAITING} ] || srun -n1 sh -c "$second; sleep 1"
 """
+
+
+def told_of_array(stage: Stage) -> list[str]:
+    """The ids of the array's jobs, by index, when all have come to their second steps."""
+    ids = [stage.file(f"id.{index}") for index in range(ELEMENTS)]
+    stage.wait_files([*ids, *(stage.file(f"second.{index}") for index in range(ELEMENTS))])
+    return [path.read_text().strip() for path in ids]
 
 
 class FaultCase(SynchronousTestCase):
@@ -51,7 +59,7 @@ class FaultCase(SynchronousTestCase):
         daemon, plugstack = notifier(cluster, attributes)
         cluster.restart_nodes(plugstack)
         for left in cluster.work.iterdir():
-            left.unlink()
+            left.unlink(missing_ok=True)
         self.addCleanup(daemon.stop)
         self.addCleanup(cluster.clear)
         if start:
@@ -93,10 +101,10 @@ class KilledDaemonTests(FaultCase):
     after five seconds."""
 
     def play(self, notifier: Callable[[Cluster, str], tuple[LabDaemon, str]]) -> tuple[Any, ...]:
-        """Do that. Returns the stage, the jobs by index, and which of them lived at the return."""
+        """Do that. Returns the stage, the jobs by index, and those of them that live all the
+        time."""
         stage = self.prepare(notifier)
         stage.sbatch(ARRAY, f"--array=0-{ELEMENTS - 1}")
-        told = [stage.file(f"id.{index}") for index in range(ELEMENTS)]
 
         def half_way() -> bool:
             started = [run for attempts in stage.runs().values() for run in attempts]
@@ -105,12 +113,11 @@ class KilledDaemonTests(FaultCase):
         wait_until(half_way, "second steps of half of the jobs")
         stage.daemon.kill()
         away_until = time.monotonic() + AWAY_SECONDS
-        stage.wait_files(told)
-        jobs = [path.read_text().strip() for path in told]
+        jobs = told_of_array(stage)
         wait_until(lambda: time.monotonic() >= away_until, "the daemon's return")
         stage.daemon.start()
-        alive = [job for job in jobs if stage.state(job) == "R"]
-        self.assertLessEqual(set(jobs[:WAITING]), set(alive))
+        alive = jobs[:WAITING]
+        self.assertEqual({stage.state(job) for job in alive}, {"R"})
         wait_until(
             lambda: not [job for job in alive if not self.adopted(stage, job)],
             lambda: f"adoption of {[job for job in alive if not self.adopted(stage, job)]}",

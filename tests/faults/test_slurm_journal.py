@@ -17,6 +17,7 @@ from tests.faults.test_slurm import (
     ELEMENTS,
     WAITING,
     FaultCase,
+    told_of_array,
 )
 from tests.slurm.cluster import Cluster, wait_until
 from tests.slurm.labdaemon import SOURCE, LabDaemon
@@ -65,14 +66,13 @@ class JournalTests(FaultCase):
         stage = self.prepare(with_journal)
         daemon = stage.daemon
         stage.sbatch(ARRAY, f"--array=0-{ELEMENTS - 1}")
-        told = [stage.file(f"id.{index}") for index in range(ELEMENTS)]
         wait_until(lambda: len(daemon.events()) >= events_before, "events")
         daemon.kill()
         away_until = time.monotonic() + AWAY_SECONDS
-        stage.wait_files(told)
+        jobs = told_of_array(stage)
         wait_until(lambda: time.monotonic() >= away_until, "the daemon's return")
         daemon.start()
-        self.go_on(stage, [path.read_text().strip() for path in told])
+        self.go_on(stage, jobs)
 
     def go_on(self, stage: Stage, jobs: list[str]) -> None:
         """Let the jobs end, and check what the journal says of them."""

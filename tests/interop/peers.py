@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +17,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, TestCase
 
 import ldmsjob
+from tests.ports import free_port
 
 reactor: Any = installed_reactor
 
 SOURCE = Path(ldmsjob.__file__).parent.parent
 STEP_SECONDS = 0.02
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 STOP_SECONDS = 5.0
 
 
@@ -51,13 +51,6 @@ def c_environment() -> dict[str, str]:
         "LDMSD_PLUGIN_LIBPATH": str(plugins),
         "PYTHONPATH": str(python),
     }
-
-
-def free_port() -> int:
-    """A port on which nobody listens just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def listens(port: int) -> bool:

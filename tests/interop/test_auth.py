@@ -5,12 +5,12 @@ from __future__ import annotations
 from tests.interop.peers import (
     Program,
     c_environment,
-    free_port,
     listens,
     wait_until,
 )
 from tests.interop.test_messages import asynchronous
 from tests.munge.ways import JOB, JOB_SET, Way, WaysTestCase
+from tests.ports import free_port
 
 LISTENING = """
 auth_add name=way {way}

@@ -17,7 +17,8 @@ from ldmsjob.transports.auth_none import NoneAuthenticator
 from ldmsjob.transports.sock import SockTransport
 from ldmsjob.turns import Turn
 from ldmsjob.wire.events import Message
-from tests.interop.peers import InteropTestCase, Program, free_port, listens, reactor, wait_until
+from tests.interop.peers import InteropTestCase, Program, listens, reactor, wait_until
+from tests.ports import free_port
 
 SIZES = (1, 65_536, 1_000_000)
 

@@ -25,8 +25,9 @@ from ldmsjob.wire.events import (
 )
 from ldmsjob.wire.rail import endpoint_of
 from tests.fake_sites import FakeSite
-from tests.interop.peers import Program, free_port, listens, reactor, wait_until
+from tests.interop.peers import Program, listens, reactor, wait_until
 from tests.interop.test_messages import BrokerTestCase, asynchronous
+from tests.ports import free_port
 
 CHANNELS = ("slurm", "plain", "tagA", "x", "y", "z")
 

@@ -19,12 +19,12 @@ from tests.interop.peers import (
     SOURCE,
     InteropTestCase,
     Program,
-    free_port,
     listens,
     reactor,
     wait_until,
 )
 from tests.interop.test_messages import asynchronous
+from tests.ports import free_port
 
 SAMPLERS = {
     "meminfo": "component_id=7",

@@ -27,12 +27,12 @@ from tests.interop.peers import (
     STEP_SECONDS,
     InteropTestCase,
     Program,
-    free_port,
     listens,
     reactor,
     wait_until,
 )
 from tests.interop.test_messages import asynchronous
+from tests.ports import free_port
 
 CONFIGURATION = """
 daemon_name name=node-1

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.interop.peers import InteropTestCase, Program, free_port, listens, wait_until
+from tests.interop.peers import InteropTestCase, Program, listens, wait_until
 from tests.munge.munged import Munged, require_munge
+from tests.ports import free_port
 from tests.real import require_real
 
 OURS = """

@@ -22,13 +22,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from unittest import SkipTest
 
+from tests.ports import free_ports
 from tests.real import require_real
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "salloc", "scancel", "scontrol")
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 """Daemons lie in directories that an ordinary user's PATH does not name."""
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 """How long anything may take before the test fails. Most things take less than a second."""
 POLL_SECONDS = 0.02
 
@@ -80,15 +81,6 @@ def require_slurm() -> None:
             raise SkipTest(f"Slurm is not installed: there is no {program}")
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of this host on which nobody listens just now."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
 def wait_until(
     condition: Callable[[], object], what: str | Callable[[], str], seconds: float = WAIT_SECONDS
 ) -> None:
@@ -107,7 +99,7 @@ def end_with_us() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def stop(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
+def stop(process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:
     """End a process of ours: ask first."""
     if process.poll() is None:
         process.terminate()

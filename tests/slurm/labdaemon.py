@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import ldmsjob
-from tests.slurm.cluster import end_with_us, free_ports, stop, wait_until
+from tests.ports import free_port
+from tests.slurm.cluster import end_with_us, stop, wait_until
 
 SOURCE = Path(ldmsjob.__file__).parent.parent
 
@@ -80,7 +81,7 @@ class LabDaemon:
         journal: bool = False,
     ) -> None:
         self.directory = directory
-        (self.port,) = free_ports(1)
+        self.port = free_port()
         self.path = directory / "run" / "n.sock"
         self.lines = directory / "lines.log"
         self.record = directory / "events.jsonl"
@@ -151,11 +152,13 @@ class LabDaemon:
             self.process = None
 
     def kill(self) -> None:
-        """``kill -9``."""
+        """``kill -9``. An event that it was writing down just then is none."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
         self.process = None
+        with self.record.open("r+b") as record:
+            record.truncate(record.read().rfind(b"\n") + 1)
 
     def pause(self) -> None:
         """It accepts and does not answer from now on."""
@@ -168,11 +171,15 @@ class LabDaemon:
         self.process.send_signal(signal.SIGCONT)
 
     def nothing_waits(self) -> bool:
-        """Whether our notifier's spool holds no line that it has not read."""
+        """Whether our notifier's spool holds no line that it has not read. Nobody writes any
+        more."""
         spool = Path(f"{self.path}.spool")
-        return not Path(f"{spool}.old").exists() and (
-            not spool.exists() or spool.stat().st_size == 0
-        )
+        try:
+            is_empty = spool.stat().st_size == 0
+        except FileNotFoundError:
+            is_empty = True
+        # In this order: the daemon renames the one to the other.
+        return is_empty and not Path(f"{spool}.old").exists()
 
     def text(self) -> str:
         """What it logged."""

@@ -19,6 +19,12 @@ ODD_NAME = 'a "quoted" name\\with a backslash, and é'
 UNTIL = "while [ -e $SLURM_CONF ] && ! [ -e {} ]; do sleep 0.05; done"
 """Shell: wait for a file, but not longer than this Slurm exists."""
 
+TOGETHER = (
+    "touch {0}.$SLURM_PROCID; while [ -e $SLURM_CONF ] &&"
+    " [ $(ls -d {0}.* | wc -l) -lt $SLURM_NTASKS ]; do sleep 0.05; done"
+)
+"""Shell: let no task end before all have begun."""
+
 SLEEP = "touch {}.$SLURM_PROCID; exec sleep 100"
 """Shell: tell that a task's program runs, and let it run."""
 
@@ -29,13 +35,13 @@ def srun_1x2(stage: Stage) -> list[str]:
 
 
 def srun_2x4(stage: Stage) -> list[str]:
-    """Two nodes, four tasks. They last: else a node may have ended before the other begins."""
-    return stage.srun("-N2", "-n4", "sleep", "1")
+    """Two nodes, four tasks. No node ends before the other begins."""
+    return stage.srun("-N2", "-n4", "sh", "-c", TOGETHER.format("2x4"))
 
 
 def srun_2x8(stage: Stage) -> list[str]:
     """Two nodes, eight tasks."""
-    return stage.srun("-N2", "-n8", "sleep", "1")
+    return stage.srun("-N2", "-n8", "sh", "-c", TOGETHER.format("2x8"))
 
 
 def batch_3_steps(stage: Stage) -> list[str]:
@@ -45,7 +51,8 @@ def batch_3_steps(stage: Stage) -> list[str]:
 
 def batch_2_nodes(stage: Stage) -> list[str]:
     """A batch script whose steps run on both of its nodes."""
-    return [stage.sbatch("srun -n4 sleep 1\nsrun -n2 sleep 1", "-N2", "-n4")]
+    first, second = TOGETHER.format("first"), TOGETHER.format("second")
+    return [stage.sbatch(f"srun -n4 sh -c '{first}'\nsrun -n2 sh -c '{second}'", "-N2", "-n4")]
 
 
 def batch_no_steps(stage: Stage) -> list[str]:

@@ -155,7 +155,7 @@ class Performance:
         self.jobs: dict[str, list[str]] = {}
         self.errors: dict[str, Exception] = {}
         for left in cluster.work.iterdir():
-            left.unlink()
+            left.unlink(missing_ok=True)
         daemon.start()
         try:
             with ThreadPoolExecutor(PLAYERS) as players:

@@ -66,6 +66,7 @@ class ScriptTests(SynchronousTestCase):
         (single,) = stage.srun("-n2", "true")
         (double,) = stage.srun("-N2", "-n2", "true")
         stage.wait_files([stage.file(f"told.{double}.epilog_slurmd.n1")])
+        wait_until(daemon.nothing_waits, "the spool to be read")
         (run,) = stage.runs()[double]
         self.assertEqual(run.kinds, ["job_start"])
         stage.file("n2.may.end").touch()

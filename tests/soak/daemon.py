@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ldmsjob
+from tests.ports import free_port
 from tests.soak.subscriber import DROPIN
 
 SOURCE = Path(ldmsjob.__file__).parent.parent
@@ -90,9 +91,7 @@ class Daemon:
         self.log = directory / "daemon.log"
         self._state = disk / "state"
         self.subscribers = subscribers
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         text = CONFIGURATION.format(name=NAME, port=self.port, directory=directory, disk=disk)
         for number in range(subscribers):
             stuck = "true" if number == subscribers - 1 else "false"

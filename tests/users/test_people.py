@@ -10,7 +10,8 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest
 
-from tests.interop.peers import c_environment, free_port, prefix
+from tests.interop.peers import c_environment, prefix
+from tests.ports import free_port
 from tests.users.people import ALICE, BOB, CAROL, PeopleTestCase
 
 CONFIGURATION = """
