@@ -50,7 +50,7 @@ _COUNTERS = re.compile(r"counters of (\S+): (.*)")
 class DiskTestCase(TestCase):
     """A daemon, and a publisher with messages to send."""
 
-    timeout = 120
+    timeout = 600
 
     def setUp(self) -> None:
         """A directory; nothing runs yet."""
@@ -105,7 +105,7 @@ class DiskTestCase(TestCase):
         """End it politely; it must end well."""
         assert self.daemon is not None
         self.daemon.send_signal(signal.SIGTERM)
-        self.assertEqual(self.daemon.wait(30), 0)
+        self.assertEqual(self.daemon.wait(120), 0)
         self.daemon = None
 
     async def publish(self, count: int) -> None:
@@ -313,38 +313,44 @@ class DamageTests(DiskTestCase):
         self.assertTrue(await self.check(damage))
 
     async def test_anywhere(self) -> None:
-        """Some bytes, anywhere."""
-        seed = int(os.environ.get("LDMSJOB_SEED", random.randrange(1 << 32)))
-        chance = random.Random(seed)
+        """Some bytes, anywhere; ``LDMSJOB_SEED`` says where."""
+        chance = random.Random(int(os.environ.get("LDMSJOB_SEED", "1")))
 
         def damage(content: bytearray) -> None:
             for _ in range(chance.randrange(1, 40)):
                 at = chance.randrange(len(content) - 16)
                 content[at : at + 16] = chance.randbytes(16)
 
-        try:
-            await self.check(damage)
-        except Exception:
-            print(f"LDMSJOB_SEED={seed}")
-            raise
+        await self.check(damage)
+
+    async def until_in_log(self) -> None:
+        """Wait until nothing is in the tail any more: all is in the log, which nobody copies into
+        the file before much more has come."""
+        tail = self.journal.with_name("journal.sqlite-tail")
+        while tail.stat().st_size:
+            await deferLater(reactor, 0.05)
 
     async def test_log_beside_it(self) -> None:
         """What was written last stands in the log beside the file: of that the end is missing."""
         await self.start()
         await self.publish(SOME)
+        await self.until_in_log()
+        await self.publish(SOME)
+        await self.until_in_log()
         self.kill()
         beside = self.journal.with_name("journal.sqlite-wal")
         content = beside.read_bytes()
-        beside.write_bytes(content[: len(content) * 2 // 3])
+        beside.write_bytes(content[:-1])
         await self.start()
         await self.publish(SOME)
         self.stop()
         # An older, whole journal, as behind a power cut; jobs are found again by what comes.
-        expected, _ = reference(self.publisher.sent[:SOME])
+        expected, _ = reference(self.publisher.sent[: 2 * SOME])
         found = self.history()
         kept = next(
             (n for n, one in enumerate(expected) if found[n : n + 1] != [one]), len(expected)
         )
-        self.assertGreater(kept, 0)
+        first, _ = reference(self.publisher.sent[:SOME])
+        self.assertGreaterEqual(kept, len(first))
         self.assertGreater(len(found), kept)
         self.assertNotIn("Traceback", self.log.read_text("utf-8", "replace"))

@@ -69,7 +69,7 @@ async def until(condition: Any) -> None:
 class DescriptorTests(TestCase):
     """256 descriptors and 1,000 connections that do nothing."""
 
-    timeout = 60
+    timeout = 300
 
     async def setUp(self) -> None:
         """A daemon, one working link to it, and enough descriptors on this side."""
@@ -151,6 +151,14 @@ class DescriptorTests(TestCase):
             self.working.send(Publish("some", b"%d\0" % number))
         await until(lambda: self.site.credits == before + 10)
 
+    async def all_opened(self) -> int:
+        """How many links there are when no more are opened: no handshake is under way."""
+        opened = -1
+        while opened != len(self.site.links):
+            opened = len(self.site.links)
+            await deferLater(reactor, HANDSHAKE_SECONDS + 0.5)
+        return opened
+
     def descriptors(self) -> int:
         """How many the daemon has open."""
         return len(os.listdir(f"/proc/{self.daemon.pid}/fd"))
@@ -187,13 +195,12 @@ class DescriptorTests(TestCase):
             self.waiting.append(self.connect())
             self.waiting[-1].addErrback(lambda failure: failure.trap(CancelledError))
         await until(lambda: self.lines("no further connections are accepted"))
-        await self.works()
-        opened = len(self.site.links)
+        opened = await self.all_opened()
         self.assertGreater(opened, DESCRIPTORS // 2)
         self.assertLess(self.descriptors(), DESCRIPTORS - 16)
         before = self.cpu_seconds()
-        await deferLater(reactor, 1.0)
-        self.assertLess(self.cpu_seconds() - before, 0.2)
+        await deferLater(reactor, 2.0)
+        self.assertLess(self.cpu_seconds() - before, 0.4)
         await self.works()
         self.assertEqual(len(self.site.links), opened)
         unix, nobody = find_transport(reactor, "unix", None, {})
@@ -202,7 +209,7 @@ class DescriptorTests(TestCase):
         for link in self.site.links[1:51]:
             link.close()
         # The tool's link has one of the descriptors that are kept back.
-        await until(lambda: len(self.site.links) == opened + 50)
+        self.assertEqual(await self.all_opened(), opened + 50)
         await self.works()
         self.assertLess(len(self.lines("no further connections are accepted")), 3)
         self.assertRegex(
