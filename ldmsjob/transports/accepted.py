@@ -73,6 +73,11 @@ class Accepted(tcp.Server):
         self.protocol.dataReceived(data)
         return None
 
+    def doWrite(self) -> Any:  # noqa: N802
+        """Write what waits. The reactor asks for it behind a read that has ended the connection,
+        too."""
+        return None if self.disconnected else super().doWrite()
+
     def getPeer(self) -> IPv4Address | IPv6Address:  # noqa: N802
         """The peer's address."""
         return twisted_address(self._address)
