@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from select import EPOLLIN
+from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.main import installReactor
@@ -61,6 +62,38 @@ class EventLoop(EPollReactor):
                 self._disconnectSelectable(selectable, why, True)
 
     doIteration = doPoll  # noqa: N815
+
+    # Nearly all descriptors are for reading alone, and are files that can be waited for.
+
+    def addReader(self, reader: Any) -> None:  # noqa: N802
+        """Have it read when there is something."""
+        descriptor = reader.fileno()
+        if descriptor in self._selectables:
+            super().addReader(reader)
+            return
+        try:
+            self._poller.register(descriptor, EPOLLIN)
+        except OSError:
+            super().addReader(reader)
+            return
+        self._reads.add(descriptor)
+        self._selectables[descriptor] = reader
+
+    def removeReader(self, reader: Any) -> None:  # noqa: N802
+        """Have it read no more."""
+        descriptor = reader.fileno()
+        if descriptor not in self._reads or descriptor in self._writes:
+            super().removeReader(reader)
+            return
+        self._reads.remove(descriptor)
+        del self._selectables[descriptor]
+        self._poller.unregister(descriptor)
+
+    def removeWriter(self, writer: Any) -> None:  # noqa: N802
+        """Have it write no more."""
+        descriptor = writer.fileno()
+        if descriptor not in self._reads or descriptor in self._writes:
+            super().removeWriter(writer)
 
 
 def install() -> None:

@@ -99,9 +99,10 @@ class HeldCredit:
 
     def forget(self, link: ILink) -> None:
         """It has closed."""
-        self._bytes.pop(link, None)
-        self._paused.discard(link)
-        self._due.pop(link, None)
+        if self._bytes or self._due:
+            self._bytes.pop(link, None)
+            self._paused.discard(link)
+            self._due.pop(link, None)
 
     def _return_due(self) -> None:
         """Return the credit of all messages that waited and have been dealt with."""

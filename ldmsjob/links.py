@@ -197,9 +197,13 @@ class LinkSite:
         """Forget it; its subscriptions end with it."""
         self._links.pop(link, None)
         self._stats.add("closed")
-        with self._turn:
+        turn = self._turn
+        turn.depth += 1
+        try:
             self._hub.forget_link(link)
             self._sets.forget_link(link)
+        finally:
+            turn.end()
         self._tell_closed()
         if isinstance(reason.value, ConnectionDone):
             return

@@ -247,8 +247,9 @@ class MessageHub:
     def forget_link(self, link: ILink) -> None:
         """The link has closed, and its rail with it: end their subscriptions, and settle what
         waited for them."""
-        self._compiles.pop(link.rail or link, None)
-        subscriber = self._subscribers.pop(link.rail or link, None)
+        peer = link.rail or link
+        self._compiles.pop(peer, None)
+        subscriber = self._subscribers.pop(peer, None)
         if subscriber is not None:
             self._routes.clear()
             self._subscriptions -= len(subscriber.wishes)

@@ -89,6 +89,43 @@ class EventLoopTests(SynchronousTestCase):
         self.loop.doPoll(0)
         self.assertEqual(sorted(len(one.read) for one in self.readers), [0, 1])
 
+    def test_readers_and_writers(self) -> None:
+        """Who reads, writes, or both is called for that, whatever came first; who is a plain file
+        always; who has left is not."""
+        loop, reader = self.loop, self.readers[0]
+        written: list[str] = []
+        reader.doWrite = lambda: written.append("socket")
+        self.others[0].send(b"1" * 9)
+
+        def turn() -> tuple[int, int]:
+            read, wrote = len(reader.read), len(written)
+            reader.end.setblocking(False)
+            loop.doPoll(0)
+            return len(reader.read) - read, len(written) - wrote
+
+        reader.doRead = lambda: reader.read.append(reader.end.recv(1))
+        self.assertEqual(turn(), (1, 0))
+        loop.addReader(reader)
+        loop.removeWriter(reader)
+        self.assertEqual((turn(), loop.getReaders().count(reader)), ((1, 0), 1))
+        loop.addWriter(reader)
+        self.assertEqual(turn(), (1, 1))
+        loop.removeReader(reader)
+        loop.removeReader(reader)
+        self.assertEqual(turn(), (0, 1))
+        loop.addReader(reader)
+        loop.removeWriter(reader)
+        self.assertEqual(turn(), (1, 0))
+        loop.removeReader(reader)
+        self.assertEqual((turn(), reader in loop.getReaders()), ((0, 0), False))
+        with open(__file__, "rb") as file:
+            plain = Reader(loop, self.readers[1].end)
+            plain.fileno = file.fileno
+            loop.addReader(plain)
+            self.assertIn(plain, loop.getReaders())
+            loop.removeReader(plain)
+            self.assertNotIn(plain, loop.getReaders())
+
     def test_failure(self) -> None:
         """What fails is logged and ends; others go on."""
         self.others[0].close()

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.internet import tcp
+from twisted.internet import abstract, tcp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.main import CONNECTION_LOST
@@ -57,7 +57,10 @@ class Accepted(tcp.Server):
         tcp.Connection.__init__(self, connection, protocol, reactor)
         self._address = address
         self.connected = 1
-        self.startReading()
+        reactor.addReader(self)
+
+    # There is no TLS that it could be asked to begin.
+    registerProducer = abstract.FileDescriptor.registerProducer
 
     def doRead(self) -> Any:  # noqa: N802
         """Give the protocol what has come. Anything but None ends the connection."""
