@@ -57,6 +57,9 @@ class Accepted(tcp.Server):
         tcp.Connection.__init__(self, connection, protocol, reactor)
         self._address = address
         self.connected = 1
+        # Looked at for each write, which takes six times the time where they are the class's.
+        self.dataBuffer = b""
+        self.disconnecting = self._aborting = False
         reactor.addReader(self)
 
     # There is no TLS that it could be asked to begin.

@@ -25,6 +25,9 @@ PAUSE_SECONDS = 1.0
 ACCEPTS = 100
 """Connections that are accepted in one turn of the reactor; open links have theirs in between."""
 
+IN_VAIN = 8
+"""To ask in vain for one more is not tried again before so many have been accepted."""
+
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors that say that the system has no room for a connection now."""
 
@@ -57,6 +60,7 @@ class Acceptor:
         self._where = where
         self._on_this_host = on_this_host
         self._most = ACCEPTS
+        self._taken = IN_VAIN
         self._retry: IDelayedCall | None = None
         reactor.addReader(self)
 
@@ -70,7 +74,7 @@ class Acceptor:
 
     def doRead(self) -> None:  # noqa: N802
         """Take those who wait: as many as there were the last time, since to ask for one more is
-        mostly in vain; when that was all of them, twice as many the next time."""
+        mostly in vain; when that went well for a while, twice as many the next time."""
         for taken in range(self._most):
             if not self._admission.may_accept(self._on_this_host):
                 self._pause()
@@ -82,6 +86,7 @@ class Acceptor:
                     self._admission.no_descriptor(f"{self._where}: {error.strerror}")
                     self._pause()
                 self._most = max(taken, 1)
+                self._taken = 0
                 return
             kept = None
             try:
@@ -89,7 +94,9 @@ class Acceptor:
             finally:
                 if not kept:
                     connection.close()
-        self._most = min(2 * self._most, ACCEPTS)
+        self._taken += self._most
+        if self._taken >= IN_VAIN:
+            self._most = min(2 * self._most, ACCEPTS)
 
     def _pause(self) -> None:
         self._reactor.removeReader(self)

@@ -87,7 +87,7 @@ class ReceiveBuffer:
     __slots__ = ("_wanted", "kept")
 
     def __init__(self) -> None:
-        self.kept = bytearray()
+        self.kept: bytes | bytearray = b""
         """What is kept; mostly nothing. To be looked at only."""
         self._wanted = 0
 
@@ -101,17 +101,26 @@ class ReceiveBuffer:
         if not kept:
             return data
         if len(kept) + len(data) < self._wanted:
-            kept += data
+            self._append(data)
             return None
-        whole = b"".join((kept, data))
-        self.kept = bytearray()
-        return whole
+        self.kept = b""
+        return b"".join((kept, data))
 
     def keep(self, data: bytes, at: int, wanted: int) -> None:
         """Keep ``data`` from ``at`` on; nothing can be done before there are ``wanted`` bytes."""
-        self.kept += data[at:] if at else data
         self._wanted = wanted
+        if self.kept:
+            self._append(data[at:])
+        else:
+            self.kept = data[at:]
+
+    def _append(self, data: bytes) -> None:
+        kept = self.kept
+        if type(kept) is not bytearray:
+            # Not before something comes behind it, which mostly nothing does.
+            kept = self.kept = bytearray(kept)
+        kept += data
 
     def clear(self) -> None:
         """Forget everything."""
-        self.kept = bytearray()
+        self.kept = b""

@@ -248,7 +248,7 @@ class LdmsConnection:
             )
             self._frames = _OPEN
             self._frame_limit = zap.MAX_FRAME
-        return self.receive_data(b"", now_us) if self._buffer else []
+        return self.receive_data(b"", now_us) if self._buffer.kept else []
 
     def _parse(self, data: bytes, at: int, now_us: int, events: list[WireEvent]) -> None:
         """Deal with frames of all kinds; the first is none that ``read_run`` takes."""
