@@ -427,7 +427,7 @@ class ClientTests(SynchronousTestCase):
 class InputReaderTests(TestCase):
     """Files and standard input."""
 
-    timeout = 20
+    timeout = 120
 
     @inlineCallbacks
     def read(self, data: bytes, **arguments: Any) -> Iterator[Deferred[Any]]:
@@ -469,7 +469,7 @@ class InputReaderTests(TestCase):
 class ProcessTests(TestCase):
     """The tools as processes of their own, against a broker over TCP."""
 
-    timeout = 60
+    timeout = 120
 
     def setUp(self) -> None:
         """Listen."""

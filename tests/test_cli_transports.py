@@ -145,7 +145,7 @@ class CheckTests(SynchronousTestCase):
 class RunTests(TestCase):
     """A daemon with a listener, its sets, and those who look at them."""
 
-    timeout = 60
+    timeout = 120
 
     def setUp(self) -> None:
         """A daemon that is not started, with a set of root's and one of another user."""

@@ -29,7 +29,7 @@ CODE = {
 class LineJobsTests(TestCase):
     """The job manager that reads lines."""
 
-    timeout = 60
+    timeout = 120
 
     def start(self, command: str) -> Program:
         """Start a command of the comment."""

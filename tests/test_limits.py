@@ -391,7 +391,7 @@ class AcceptorTests(SynchronousTestCase):
 class ListenerTests(TestCase):
     """Real listeners."""
 
-    timeout = 20
+    timeout = 120
 
     @inlineCallbacks
     def test_all_listeners_together(self) -> Iterator[Deferred[Any]]:

@@ -254,7 +254,7 @@ class PageTests(TestCase):
     """The page, over a real socket of this host."""
 
     skip = SKIP
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         """Serve it."""

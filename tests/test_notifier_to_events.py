@@ -83,7 +83,7 @@ class Node:
 class NotifierToEventsTests(TestCase):
     """What becomes of lines."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         """No daemon yet."""

@@ -31,7 +31,7 @@ SETS = 6
 class PeerRailTests(TestCase):
     """``Peer.connect(..., rail=3)``."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         """A server with a few sets."""

@@ -62,7 +62,7 @@ def turns(count: int = 3) -> Deferred[None]:
 class NotifierTestCase(TestCase):
     """A directory, a site, and listeners."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         """Nothing listens yet."""

@@ -81,7 +81,7 @@ class WaitingSite(FakeSite):
 class SockTestCase(TestCase):
     """A listener's site and a client's."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         """Make the sites."""

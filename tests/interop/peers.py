@@ -125,7 +125,7 @@ class Program(ProcessProtocol):
 class InteropTestCase(TestCase):
     """Has the programs that it starts stopped at its end."""
 
-    timeout = 120
+    timeout = 600
 
     def setUp(self) -> None:
         """Skip without a C build."""

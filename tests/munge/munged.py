@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest import SkipTest
 
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/sbin"
-START_SECONDS = 10.0
+START_SECONDS = 60.0
 STEP_SECONDS = 0.01
 
 

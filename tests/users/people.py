@@ -59,7 +59,7 @@ def interpreter() -> tuple[str, str]:
 class PeopleTestCase(TestCase):
     """Has what it starts stopped at its end, and its directory removed."""
 
-    timeout = 120
+    timeout = 600
 
     def setUp(self) -> None:
         """Skip where users cannot be played."""
