@@ -187,7 +187,7 @@ class JournalTests(SynchronousTestCase):
             self.accept(StepInit("1", number, 0))
         self.assertEqual((self.in_tail(), self.stats.get("rows")), ([], BATCH_NOTICES))
         with self.turn:
-            self.accept(JobInit("x" * (1 << 18)))
+            self.accept(JobInit("2", job_name="x" * (1 << 18)))
         self.assertEqual((self.in_tail(), self.stats.get("rows")), ([], BATCH_NOTICES + 1))
 
     def test_much_is_checkpointed_soon(self):
@@ -729,8 +729,10 @@ class JournalTests(SynchronousTestCase):
 
     def test_what_no_file_takes(self):
         """A notice with a number or a text that cannot be written costs its row and no other."""
-        self.accept(JobInit("1"), StepInit("1", 0, 0, total_tasks=1 << 70), JobInit("\udc80"))
-        self.accept(StepInit("\udc80", 0, 0), JobExit("1"), JobExit("\udc80"))
+        self.accept(
+            JobInit("1"), StepInit("1", 0, 0, total_tasks=1 << 70), JobInit("0", job_name="\udc80")
+        )
+        self.accept(StepInit("0", 0, 0), JobExit("1"), JobExit("0"))
         self.assertEqual(self.rows("SELECT job_id, ended_us IS NULL FROM jobs"), [("1", 0)])
         self.assertEqual((len(self.notices()), self.stats.get("lost")), (1, 5))
         self.run_job("2")
@@ -739,8 +741,10 @@ class JournalTests(SynchronousTestCase):
     def test_what_no_file_takes_in_a_turn(self):
         """The rest of the turn is written, but for what is told of a job that has no beginning."""
         with self.turn:
-            self.accept(JobInit("1"), TaskInit("1", 0, 0, 0, pid=1 << 70), JobInit("\udc80"))
-            self.accept(JobExit("\udc80"), JobExit("1"))
+            self.accept(
+                JobInit("1"), TaskInit("1", 0, 0, 0, pid=1 << 70), JobInit("0", job_name="\udc80")
+            )
+            self.accept(JobExit("0"), JobExit("1"))
         self.assertEqual([type(n.notice()) for n in self.notices()], [JobInit])
         with self.turn:
             self.accept(JobInit("2"), TaskInit("2", 0, 0, 0, pid=1 << 70))
