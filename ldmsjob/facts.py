@@ -5,7 +5,8 @@ The structs are not tracked by the garbage collector: they hold numbers, text an
 so they can be part of no reference cycle.
 """
 
-from __future__ import annotations
+# No "from __future__ import annotations": msgspec would compile each annotation from its text, and
+# again for each class that inherits it: two thirds of the time that its decoders need.
 
 from typing import Literal
 

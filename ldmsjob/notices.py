@@ -14,7 +14,8 @@ The journal keeps their fields by place, behind the tag: a new field goes to the
 default.
 """
 
-from __future__ import annotations
+# No "from __future__ import annotations": msgspec would compile each annotation from its text, and
+# again for each class that inherits it: two thirds of the time that its decoders need.
 
 import re
 

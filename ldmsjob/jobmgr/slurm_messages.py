@@ -6,7 +6,8 @@ bounds, integral text and integral floats count as integers, null counts as abse
 ignored.
 """
 
-from __future__ import annotations
+# No "from __future__ import annotations": msgspec would compile each annotation from its text, and
+# again for each class that inherits it: two thirds of the time that its decoders need.
 
 import re
 from sys import intern

@@ -4,7 +4,8 @@ Facts of jobs, steps and tasks go by the names of their fields, all else by its 
 version reads what an older one wrote, and the other way round, as long as new fields go to the end.
 """
 
-from __future__ import annotations
+# No "from __future__ import annotations": msgspec would compile each annotation from its text, and
+# again for each class that inherits it: two thirds of the time that its decoders need.
 
 from collections.abc import Callable, Sequence
 from typing import Any
