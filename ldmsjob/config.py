@@ -31,7 +31,7 @@ _TOKEN = re.compile(r"[^ \t\r\v\f]+")
 _CLOSING_QUOTE = re.compile(r'"(?=[ \t\r\v\f]|\\?[ \t\r\v\f]*$)')
 _OPENING_QUOTE = re.compile(r'(?:^|(?<=[ \t\r\v\f]))[^ \t\r\v\f="]+="')
 _COMMENT = re.compile(r"(?:^|(?<=[ \t\r\v\f]))#")
-_REFERENCE = re.compile(r"\$\{([A-Za-z0-9_]+)\}")
+_REFERENCE = r"\$\{([A-Za-z0-9_]+)\}"
 
 MAX_REFERENCES = 100
 """References to environment variables that one value may hold."""
@@ -179,7 +179,7 @@ def expand(value: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
             unset.append(name)
         return environ.get(name, "")
 
-    result = _REFERENCE.sub(replace, value)
+    result = re.sub(_REFERENCE, replace, value)
     if count > MAX_REFERENCES:
         raise ConfigError(f"a value refers to {count} variables, at most {MAX_REFERENCES} may be")
     return result, unset
@@ -198,8 +198,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 # Values
 
 
-_TIME = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[ \t]*([A-Za-z]*)")
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)b?")
+_TIME = r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))[ \t]*([A-Za-z]*)"
+_SIZE = r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)b?"
 _MAX_DIGITS = 64
 _MAX_NUMBER = 1 << 62
 """Beyond it are no times or sizes, and nothing that a database or a clock could take."""
@@ -246,7 +246,7 @@ def parse_integer(
 
 def parse_time(name: str, text: str, unit: str = "us") -> int:
     """A time in microseconds. ``unit`` is what a number without one has."""
-    match = _TIME.fullmatch(text) if len(text) <= _MAX_DIGITS else None
+    match = re.fullmatch(_TIME, text) if len(text) <= _MAX_DIGITS else None
     factor = _UNITS.get(match[2] or unit) if match else None
     if match is None or factor is None or abs(float(match[1]) * factor) > _MAX_NUMBER:
         raise ConfigError(
@@ -258,7 +258,7 @@ def parse_time(name: str, text: str, unit: str = "us") -> int:
 
 def parse_size(name: str, text: str) -> int:
     """A memory size in bytes."""
-    match = _SIZE.fullmatch(text.lower()) if len(text) <= _MAX_DIGITS else None
+    match = re.fullmatch(_SIZE, text.lower()) if len(text) <= _MAX_DIGITS else None
     if match is None or float(match[1]) * _SIZES[match[2]] > _MAX_NUMBER:
         raise ConfigError(
             f"{name} '{text}' invalid",

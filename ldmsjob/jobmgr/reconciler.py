@@ -347,8 +347,8 @@ def _host_name() -> str:
     return socket.gethostname().partition(".")[0]
 
 
-_part = re.compile(r"[^\[\],\s]+|\[[0-9,-]+\]")
-_range = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?").fullmatch
+_PART = r"[^\[\],\s]+|\[[0-9,-]+\]"
+_RANGE = r"([0-9]{1,9})(?:-([0-9]{1,9}))?"
 
 
 def expand(text: str) -> frozenset[str]:
@@ -358,7 +358,7 @@ def expand(text: str) -> frozenset[str]:
     """
     names: set[str] = set()
     for word in re.split(r",(?![^\[]*\])", text):
-        parts = _part.findall(word)
+        parts = re.findall(_PART, word)
         if not parts or "".join(parts) != word:
             raise _bad_nodes(text)
         made = [""]
@@ -377,7 +377,7 @@ def _numbers(text: str, whole: str) -> list[str]:
     """``1-3,07`` as ``1 2 3 07``; the width of a range's first number is that of all."""
     numbers: list[str] = []
     for part in text.split(","):
-        match = _range(part)
+        match = re.fullmatch(_RANGE, part)
         if match is None:
             raise _bad_nodes(whole)
         first, last = int(match[1]), int(match[2] or match[1])

@@ -344,8 +344,8 @@ def reason_of(error: Exception) -> str:
 
 _MAX_REPAIR_BYTES = 65_536
 _MAX_REPAIR_TRIES = 8
-_NAME_BEGINS = re.compile(rb'"job_name"\s*:\s*"')
-_NAME_ENDS = re.compile(
+_NAME_BEGINS = rb'"job_name"\s*:\s*"'
+_NAME_ENDS = (
     rb'"\s*(?:\}|,\s*"(?:subscriber_data|job_user|job_id|nodeid|step_id|alloc_mb|ncpus|nnodes'
     rb'|local_tasks|total_tasks|workflow_id|uid|gid)"\s*:)'
 )
@@ -358,10 +358,10 @@ def repair(body: bytes) -> SlurmMessage | None:
     """
     if len(body) > _MAX_REPAIR_BYTES:
         return None
-    begin = _NAME_BEGINS.search(body)
+    begin = re.search(_NAME_BEGINS, body)
     if begin is None:
         return None
-    for tries, end in enumerate(_NAME_ENDS.finditer(body, begin.end())):
+    for tries, end in enumerate(re.compile(_NAME_ENDS).finditer(body, begin.end())):
         if tries == _MAX_REPAIR_TRIES:
             return None
         try:

@@ -28,17 +28,15 @@ KEEPERS = frozenset({"batch", "extern"})
 _MAX_ENVIRONMENT_BYTES = 2 << 20
 _MAX_TASKS_PER_NODE = 1 << 20
 
-_title = re.compile(
+_TITLE = (
     rb"slurmstepd: \[([1-9][0-9]{0,9})\.([0-9]{1,10}|batch|extern|interactive|TBD)"
     rb"(?:\+[0-9]+)?(?: stepmgr)?\]"
-).match
-_job_directory = re.compile(r"job_([1-9][0-9]{0,9})").fullmatch
-_step_directory = re.compile(
-    r"step_([0-9]{1,10}|batch|extern|interactive|TBD)(?:\+[0-9]+)?"
-).fullmatch
-_uid_directory = re.compile(r"uid_([0-9]{1,10})").fullmatch
-_real_uid = re.compile(rb"^Uid:\t([0-9]+)", re.MULTILINE).search
-_tasks_of_nodes = re.compile(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?").fullmatch
+)
+_JOB_DIRECTORY = r"job_([1-9][0-9]{0,9})"
+_STEP_DIRECTORY = r"step_([0-9]{1,10}|batch|extern|interactive|TBD)(?:\+[0-9]+)?"
+_UID_DIRECTORY = r"uid_([0-9]{1,10})"
+_REAL_UID = rb"(?m)^Uid:\t([0-9]+)"
+_TASKS_OF_NODES = r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?"
 
 
 class TaskProcess(msgspec.Struct, frozen=True):
@@ -195,10 +193,10 @@ def _read_processes(
             alive[pid] = start_us
         children.setdefault(process.parent, []).append(process)
         if stat[begin + 1 : end] == b"slurmstepd":
-            title = _title(_read(f"{processes}/{name}/cmdline", 256))
+            title = re.match(_TITLE, _read(f"{processes}/{name}/cmdline", 256))
             if title is None:
                 continue
-            uid = _real_uid(_read(f"{processes}/{name}/status", 4096))
+            uid = re.search(_REAL_UID, _read(f"{processes}/{name}/status", 4096))
             if uid is not None and int(uid[1]) in trusted_uids:
                 daemons[pid] = (process, title[1].decode(), title[2].decode())
     steps = [
@@ -225,7 +223,7 @@ def _step(
             continue
         if not known:
             known = environment
-            owner = _real_uid(_read(f"{processes}/{child.pid}/status", 4096))
+            owner = re.search(_REAL_UID, _read(f"{processes}/{child.pid}/status", 4096))
             uid = int(owner[1]) if owner is not None else None
         task_id = _number(environment, "SLURM_LOCALID")
         if environment.get("SLURM_STEP_ID") == step and task_id is not None:
@@ -292,7 +290,7 @@ def tasks_of_node(text: str, node_id: int | None) -> int | None:
         return None
     first = 0
     for part in text.split(","):
-        match = _tasks_of_nodes(part)
+        match = re.fullmatch(_TASKS_OF_NODES, part)
         if match is None:
             return None
         first += int(match[2] or 1)
@@ -316,17 +314,17 @@ def _populated_steps(cgroups: Path) -> Iterator[StepCgroup]:
         for group in _names(f"{top}/{name}"):  # version 1: a tree for each controller
             if group == "slurm" or group.startswith("slurm_"):
                 for owner in _names(f"{top}/{name}/{group}"):
-                    if _uid_directory(owner) is not None:
+                    if re.fullmatch(_UID_DIRECTORY, owner) is not None:
                         yield from _jobs_below(f"{top}/{name}/{group}/{owner}", _has_process)
 
 
 def _jobs_below(path: str, alive: Callable[[str], bool]) -> Iterator[StepCgroup]:
     for job in _names(path):
-        is_job = _job_directory(job)
+        is_job = re.fullmatch(_JOB_DIRECTORY, job)
         if is_job is None:
             continue
         for step in _names(f"{path}/{job}"):
-            is_step = _step_directory(step)
+            is_step = re.fullmatch(_STEP_DIRECTORY, step)
             if is_step is not None and alive(f"{path}/{job}/{step}"):
                 yield StepCgroup(is_job[1], is_step[1])
 

@@ -21,13 +21,13 @@ _END = b"]}"
 _UPDATE_BEGIN = b'{ "directory" : [  '
 _UPDATE_END = b" ]}\0"
 
-_HEAD = re.compile(rb'\s*\{\s*"directory"\s*:\s*\[[\s,]*')
+_HEAD = rb'\s*\{\s*"directory"\s*:\s*\[[\s,]*'
 _TRAILER = b"\0 \t\r\n"
 
 # In text without blanks between its tokens, a quote that is no part of a name has one of these
 # characters before or behind it.
-_NAME_QUOTE = re.compile(r'(?<=[^{\[,:\\])"(?=[^:,}\]])')
-_LOOSE_BACKSLASH = re.compile(r'\\(?!["\\/bfnrtu])')
+_NAME_QUOTE = r'(?<=[^{\[,:\\])"(?=[^:,}\]])'
+_LOOSE_BACKSLASH = r'\\(?!["\\/bfnrtu])'
 
 _encoder = msgspec.json.Encoder()
 
@@ -80,7 +80,7 @@ def read_directory(text: bytes) -> list[DirectoryEntry]:
     escaped, and bytes that are no UTF-8, which become surrogate escapes. Raises ``ValueError`` for
     anything worse, for a set without a name, and for numbers that no C structure can have.
     """
-    head = _HEAD.match(text)
+    head = re.match(_HEAD, text)
     if head is None:
         raise ValueError("not a directory")
     sets = _parse(b"[" + text[head.end() :].rstrip(_TRAILER).removesuffix(b"}"))
@@ -99,7 +99,7 @@ def _parse(text: bytes) -> Any:
         try:
             return json.loads(loose, strict=False)
         except ValueError:
-            repaired = _LOOSE_BACKSLASH.sub(r"\\\\", _NAME_QUOTE.sub(r"\"", loose))
+            repaired = re.sub(_LOOSE_BACKSLASH, r"\\\\", re.sub(_NAME_QUOTE, r"\"", loose))
             return json.loads(repaired, strict=False)
     except RecursionError:
         raise ValueError("nested too deeply") from None
