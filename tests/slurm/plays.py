@@ -29,6 +29,11 @@ SLEEP = "touch {}.$SLURM_PROCID; exec sleep 100"
 """Shell: tell that a task's program runs, and let it run."""
 
 
+SHELL = "until set -- $(cat /proc/$$/stat) && [ $5 = $8 ]; do sleep 0.02; done; exec sh"
+"""Shell: become one that reads from the terminal. Begun before ``salloc`` has made its group of
+processes that in the foreground, it would stop itself for ever."""
+
+
 def srun_1x2(stage: Stage) -> list[str]:
     """One node, two tasks."""
     return stage.srun("-N1", "-n2", "true")
@@ -166,7 +171,7 @@ def salloc_terminal(stage: Stage) -> list[str]:
     """The user types into an allocation's shell."""
     # srun would read what is typed behind it.
     typed = "srun -n1 true < /dev/null\nexit\n"
-    return stage.on_terminal("salloc", "-n1", "sh", typed=typed)
+    return stage.on_terminal("salloc", "-n1", "sh", "-c", SHELL, typed=typed)
 
 
 def srun_terminal(stage: Stage) -> list[str]:

@@ -71,6 +71,8 @@ class Stage:
         except subprocess.TimeoutExpired:
             process.kill()
             _output, errors = process.communicate()
+            for found in _JOB_IDS.findall(errors):
+                self.cluster.run("scancel", "".join(found), check=False)
             raise AssertionError(f"{command} does not end: {errors}") from None
         jobs = ["".join(found) for found in _JOB_IDS.findall(errors)]
         if not jobs:
