@@ -7,7 +7,9 @@ worst first. What is wrong now counts, and what was counted in ``recent``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 Document = Mapping[str, Any]
 
@@ -32,7 +34,7 @@ _LOG = "the log {} (log_level level=WARNING)"
 """What peers cause is logged as warnings, and the level is ERROR unless it is changed."""
 
 
-class Problem(NamedTuple):
+class Problem(msgspec.Struct, frozen=True):
     """``weight`` is higher where more is lost; from ``ERROR`` on it is an error, else a warning."""
 
     weight: int

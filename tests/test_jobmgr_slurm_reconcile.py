@@ -714,7 +714,7 @@ class Anything(SynchronousTestCase):
             known = {one.key.job_id for one in node.beliefs()}
             running = set(node.running)
             findings = node.look(seen, says, gap=look["gap"]).findings
-            for notice, _why in findings:
+            for notice in [finding.notice for finding in findings]:
                 if type(notice) is JobExit:
                     self.assertIn(notice.job_id, running)
                     self.assertNotIn(notice.job_id, look["traced"])

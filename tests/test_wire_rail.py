@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.wire import msg
@@ -73,7 +74,7 @@ class RailGroupsTests(SynchronousTestCase):
     def test_any_order(self):
         """The endpoints of several rails may come mixed."""
         groups = RailGroups()
-        other = KEY._replace(rail_gn=2)
+        other = replace(KEY, rail_gn=2)
         first = groups.join(KEY, 3, 2)
         second = groups.join(other, 2, 1)
         self.assertEqual(groups.incomplete, 2)
@@ -86,7 +87,7 @@ class RailGroupsTests(SynchronousTestCase):
     def test_keys(self):
         """Address, process and number of the rail all tell rails apart."""
         groups = RailGroups()
-        keys = [KEY, RailKey("::1", 4711, 1), RailKey("10.0.0.7", 4712, 1), KEY._replace(rail_gn=2)]
+        keys = [KEY, RailKey("::1", 4711, 1), RailKey("10.0.0.7", 4712, 1), replace(KEY, rail_gn=2)]
         self.assertEqual(len({id(groups.join(key, 2, 0)) for key in keys}), 4)
 
     def test_refusals(self):
@@ -119,7 +120,7 @@ class RailGroupsTests(SynchronousTestCase):
     def test_bounds(self):
         """Incomplete rails, and what a rail may claim, have a limit; complete ones do not count."""
         groups = RailGroups(max_incomplete=2)
-        numbered = [KEY._replace(rail_gn=number) for number in range(3)]
+        numbered = [replace(KEY, rail_gn=number) for number in range(3)]
         groups.join(numbered[0], 2, 0)
         groups.join(numbered[1], 2, 0)
         self.check(groups, numbered[2], 2, 0, "Insufficient resources")

@@ -307,7 +307,8 @@ class Reconciler:
         context = self._context
         adopted: list[str] = []
         ended: list[str] = []
-        for notice, why in findings:
+        for finding in findings:
+            notice, why = finding.notice, finding.why
             try:
                 context.apply(notice, context.received_time_us(), origin="reconciliation")
             except NoticeError:

@@ -15,7 +15,6 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -82,7 +81,7 @@ class StepProcess(msgspec.Struct, frozen=True):
         return self.pid, self.ticks
 
 
-class StepCgroup(NamedTuple):
+class StepCgroup(msgspec.Struct, frozen=True):
     """A step's cgroup directory with a process in it."""
 
     job_id: str
@@ -102,7 +101,7 @@ class NodeView(msgspec.Struct, frozen=True):
     set meanwhile."""
 
 
-class _Process(NamedTuple):
+class _Process(msgspec.Struct, frozen=True):
     pid: int
     parent: int
     start_us: int

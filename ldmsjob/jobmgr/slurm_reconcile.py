@@ -18,7 +18,8 @@ docs/slurm.md, Reconciling, is the version for users.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from ldmsjob.facts import JobFacts, JobKey
 from ldmsjob.interfaces import IJob
@@ -43,14 +44,14 @@ UNREPORTED_STATUS = -1
 """Of a task that ended unseen."""
 
 
-class Finding(NamedTuple):
+class Finding(msgspec.Struct, frozen=True):
     """A notice to be applied, and why."""
 
     notice: Notice
     why: str
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True):
     """What came of a look."""
 
     findings: Sequence[Finding]

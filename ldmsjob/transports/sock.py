@@ -6,8 +6,9 @@ import errno
 import socket
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from twisted.internet import tcp
 from twisted.internet.error import DNSLookupError
 from twisted.python.failure import Failure
@@ -136,7 +137,7 @@ def _source(known: _Known, port: int) -> SourceAddress | None:
     return source and SourceAddress(source[0], port, source[1])
 
 
-class _Known(NamedTuple):
+class _Known(msgspec.Struct, frozen=True):
     """What follows from an IP address."""
 
     host: str

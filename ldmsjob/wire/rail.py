@@ -5,7 +5,7 @@ Which connections make up a rail, and which of them carries what. No input or ou
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from ldmsjob.wire.events import Forward, Publish, SourceAddress
 from ldmsjob.wire.msg import hash_of_channel, hash_of_message
@@ -45,7 +45,7 @@ def endpoint_of(command: Forward | Publish, endpoints: int) -> int:
     return endpoint_of_message(None, hash_of_channel(command.channel), endpoints)
 
 
-class RailKey(NamedTuple):
+class RailKey(msgspec.Struct, frozen=True):
     """What the connections of one rail have in common, on the side that they come to."""
 
     address: str
