@@ -247,8 +247,10 @@ def bound_socket(host: str | None, port: int) -> socket.socket:
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 raise
         return _listening_socket(socket.AF_INET, ("0.0.0.0", port))
+    # As bytes: for text, Python first loads what encodes names in other letters.
+    name = host.encode() if host.isascii() else host
     family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     return _listening_socket(family, address)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection
+from functools import cache
 
 import msgspec
 from construct import Bytes, Construct, FormatField, Padded, Renamed, Struct
@@ -34,6 +35,7 @@ def flat_struct(*declarations: Construct, only: Collection[str] | None = None) -
     return struct.Struct(">" + "".join(code))
 
 
+@cache  # Heads are part of many declarations.
 def _fields(declaration: Construct, name: str) -> list[tuple[str, str]]:
     """(name, format) of each field in order; the name of padding is empty."""
     if isinstance(declaration, Renamed):
