@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -342,7 +343,7 @@ def hostlists(data: bytes) -> None:
     for node in (None, 0, 3, 1 << 31):
         tasks = slurm_node.tasks_of_node(text, node)
         expect(tasks is None or 0 <= tasks <= 1 << 20, "a count that is none")
-    title = slurm_node._title(data)
+    title = re.match(slurm_node._TITLE, data)
     expect(title is None or title[1].isdigit(), "a job id that is none")
 
 
