@@ -152,7 +152,10 @@ class JobEventSampler(JobSubscriber):
         self._lines: list[str] = []
         self._written = 0
         context.stats.counts("lines", lambda: self._written)
-        self._put: Callable[[str], None] = self._put_first
+        # Bound once: to bind a method costs as much as to call it.
+        self._append = self._lines.append
+        self._begin, self._end = self._put_first, self._flush
+        self._put: Callable[[str], None] = self._begin
         """Have a line written when the turn ends."""
         self._rest = b""
         self._ended_facts: JobFacts | None = None
@@ -259,28 +262,32 @@ class JobEventSampler(JobSubscriber):
 
     def _put_first(self, line: str) -> None:
         """Begin to collect the lines of a turn."""
-        self._put = self._lines.append
-        self._put(line)
-        self._context.at_turn_end(self._flush)
+        self._put = self._append
+        self._append(line)
+        self._context.at_turn_end(self._end)
 
     def _flush(self) -> None:
-        self._put = self._put_first
+        self._put = self._begin
         lines = self._lines
         if not lines or self._fd < 0:
             return
-        self._lines = []
+        data = "".join(lines).encode()
+        count = len(lines)
+        lines.clear()
         self._ended_facts = None
-        data = self._rest + "".join(lines).encode()
-        self._rest = b""
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
         written = 0
         try:
+            written = os.write(self._fd, data)
             while written < len(data):
-                written += os.write(self._fd, data[written:] if written else data)
+                written += os.write(self._fd, data[written:])
         except OSError as error:
             lost = self._lose(data, written)
             self._context.stats.add("lines_lost", lost)
             self._context.stats.add("write_errors")
-            self._written += len(lines) - lost
+            self._written += count - lost
             self._log.warn(
                 "write",
                 "cannot write to {path}: {error}; {lost} lines are lost",
@@ -289,7 +296,7 @@ class JobEventSampler(JobSubscriber):
                 lost=lost,
             )
         else:
-            self._written += len(lines)
+            self._written += count
 
     def _lose(self, data: bytes, written: int) -> int:
         """Let the file end with a whole line; return how many of ``data`` it does not hold."""
