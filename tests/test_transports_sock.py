@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.internet import reactor
+from twisted.internet import reactor, tcp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionLost, DNSLookupError
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
@@ -447,53 +446,68 @@ class AddressTests(TestCase):
 class WriteTests(SynchronousTestCase):
     """Writing without waiting for the reactor."""
 
-    def test_other_transports_are_written_to(self) -> None:
-        """A transport that is not Twisted's own TCP one gets a plain write."""
-        transport = StringTransport()
-        sock.TcpStream().write(transport, b"data")
-        self.assertEqual(transport.value(), b"data")
+    def setUp(self) -> None:
+        """Nothing has been left for the reactor to write."""
+        self.left: list[bytes] = []
+        self.patch(tcp.Connection, "write", lambda transport, data: self.left.append(data))
+
+    def transport(self, send: Callable[[bytes], int], **state: Any) -> Any:
+        """A connection whose socket does that with what is sent."""
+        transport = object.__new__(accepted.Accepted)
+        transport.__dict__.update(
+            {
+                "dataBuffer": b"",
+                "_tempDataBuffer": [],
+                "connected": True,
+                "disconnecting": False,
+                "_aborting": False,
+                "socket": SimpleNamespace(send=send),
+            },
+            **state,
+        )
+        return transport
 
     def test_what_the_socket_does_not_take_is_written(self) -> None:
-        """The rest is handed to the transport, in order; all of it after an error."""
+        """The rest is left for the reactor, in order; all of it after an error."""
 
-        def taking(taken: int | None) -> Any:
-            def send(data: bytes) -> int:
-                if taken is None:
-                    raise OSError
-                return taken
+        def fail(data: bytes) -> int:
+            raise OSError
 
-            return SimpleNamespace(send=send)
-
-        for taken, written in ((0, b"data"), (3, b"a"), (4, b""), (None, b"data")):
-            transport = object.__new__(accepted.Accepted)
-            out: list[bytes] = []
-            transport.__dict__.update(
-                dataBuffer=b"",
-                _tempDataBuffer=[],
-                connected=True,
-                disconnecting=False,
-                _aborting=False,
-                socket=taking(taken),
-                write=out.append,
-            )
-            sock.TcpStream().write(transport, b"data")
-            self.assertEqual(b"".join(out), written)
+        for send, left in (
+            (lambda data: 0, [b"data"]),
+            (lambda data: 3, [b"a"]),
+            (lambda data: 4, []),
+            (fail, [b"data"]),
+        ):
+            self.left.clear()
+            self.transport(send).write(b"data")
+            self.assertEqual(self.left, left)
 
     def test_order_is_kept(self) -> None:
-        """While something waits to be written, more is queued behind it."""
-        transport = object.__new__(accepted.Accepted)
-        out: list[bytes] = []
-        transport.__dict__.update(
-            dataBuffer=b"",
-            _tempDataBuffer=[b"first"],
-            connected=True,
-            disconnecting=False,
-            _aborting=False,
-            socket=SimpleNamespace(send=lambda data: self.fail("overtakes")),
-            write=out.append,
-        )
-        sock.TcpStream().write(transport, b"second")
-        self.assertEqual(out, [b"second"])
+        """While something waits to be written, or the connection ends, nothing overtakes."""
+        for state in (
+            {"_tempDataBuffer": [b"first"]},
+            {"dataBuffer": b"first"},
+            {"connected": False},
+            {"disconnecting": True},
+            {"_aborting": True},
+        ):
+            self.left.clear()
+            self.transport(lambda data: self.fail("overtakes"), **state).write(b"second")
+            self.assertEqual(self.left, [b"second"])
+
+    def test_our_connections(self) -> None:
+        """One that we made is written to in the same way."""
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as mine:
+            mine.connect(server.getsockname())
+            other = server.accept()[0]
+            self.addCleanup(other.close)
+            other.settimeout(5)
+            transport = object.__new__(tcp.Client)
+            transport.__dict__.update(self.transport(mine.send).__dict__, socket=mine)
+            sock.TcpStream().made(transport)
+            transport.write(b"data")
+            self.assertEqual((other.recv(5), self.left), (b"data", []))
 
 
 def has_ipv6() -> bool:

@@ -37,6 +37,29 @@ class Listening(socket.socket):
         return socket.SocketType(*self._kind, descriptor), address
 
 
+def write(transport: Any, data: bytes) -> None:
+    """Write into a TCP transport of Twisted's, without waiting for the reactor's next turn when
+    nothing else waits to go out, and as much as the socket takes: what waits is copied several
+    times."""
+    if (
+        transport.connected
+        # Looked into, to keep the order.
+        and not transport._tempDataBuffer
+        and not transport.dataBuffer
+        and not transport.disconnecting
+        and not transport._aborting
+    ):
+        try:
+            sent = transport.socket.send(data)
+        except OSError:
+            # Left for the reactor to find, which knows what to do about it.
+            sent = 0
+        if sent == len(data):
+            return
+        data = data[sent:]
+    tcp.Connection.write(transport, data)
+
+
 class Accepted(tcp.Server):
     """What ``reactor.adoptStreamConnection`` makes, at a third of the cost: it takes the socket
     itself, and asks the system for no address that is known.
@@ -45,6 +68,7 @@ class Accepted(tcp.Server):
     """
 
     logstr = repstr = "an accepted connection"
+    write = write
 
     def __init__(
         self,

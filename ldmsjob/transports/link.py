@@ -389,7 +389,8 @@ class LinkProtocol(Protocol):
         if not data or self._lost:
             return
         self._answered = True
-        self._stream.write(self.transport, data)
+        transport: Any = self.transport
+        transport.write(data)
         if self._choked:
             self._unsent += len(data)
             if self._unsent > self._output_limit_bytes and not self._closing:

@@ -30,7 +30,3 @@ class PlainStream:
 
     def unanswered(self, transport: Any) -> None:
         """A read has been dealt with, and nothing was written."""
-
-    def write(self, transport: Any, data: bytes) -> None:
-        """Write all of ``data`` behind what was written before."""
-        transport.write(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -81,6 +81,9 @@ class TcpStream(PlainStream):
 
     def made(self, transport: Any) -> str:
         """Set up the connection."""
+        made_by_us = type(transport) is tcp.Client
+        if made_by_us:
+            transport.write = partial(accepted.write, transport)
         return prepare(transport)
 
     def objection(self, data: bytes) -> str:
@@ -92,30 +95,6 @@ class TcpStream(PlainStream):
     def unanswered(self, transport: Any) -> None:
         """Have what was read acknowledged now. What is written does that, too."""
         acknowledge(transport)
-
-    def write(self, transport: Any, data: bytes) -> None:
-        """Write, without waiting for the reactor's next turn when nothing else waits to go out, and
-        as much as the socket takes: what waits is copied several times.
-
-        Looks at private buffers of Twisted's TCP transports, to keep the order; any other
-        transport is simply written to.
-        """
-        if (
-            type(transport) in (accepted.Accepted, tcp.Client)
-            and not transport.dataBuffer
-            and not transport._tempDataBuffer
-            and transport.connected
-            and not transport.disconnecting
-            and not transport._aborting
-        ):
-            try:
-                sent = transport.socket.send(data)
-            except OSError:
-                # Left for the reactor to find, which knows what to do about it.
-                sent = 0
-            data = data[sent:]
-        if data:
-            transport.write(data)
 
 
 _STREAM = TcpStream()
