@@ -11,8 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob import __version__
-from ldmsjob.cli import main as main_module
-from ldmsjob.cli import plugins
+from ldmsjob.cli import commandline, plugins
 from ldmsjob.cli.main import main
 from ldmsjob.cli.output import complain
 from ldmsjob.errors import ConfigError
@@ -53,7 +52,7 @@ class MainTests(SynchronousTestCase):
         """All sub-commands are listed."""
         status, output, _ = run("--help")
         self.assertEqual(status, 0)
-        for name in main_module.SUBCOMMANDS:
+        for name in commandline.SUBCOMMANDS:
             self.assertIn(name, output)
         self.assertEqual(run("--version")[1], f"ldmsjob {__version__}\n")
         self.assertEqual(run()[0], 2)

@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ldmsjob.cli.main import USAGE
+from ldmsjob.cli.commandline import USAGE
 from ldmsjob.cli.output import complain
 from ldmsjob.connecting import connect_error, find_transport, peer_name
 from ldmsjob.errors import (

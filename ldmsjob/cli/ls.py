@@ -135,7 +135,7 @@ def memory_size(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """List; returns the exit status. Raises ``ConfigError``."""
     from ldmsjob.cli.client import run_tool
-    from ldmsjob.cli.main import INTERRUPTED, USAGE
+    from ldmsjob.cli.commandline import INTERRUPTED, USAGE
     from ldmsjob.errors import ConfigError
 
     if arguments.version:

@@ -103,7 +103,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Publish; returns the exit status. Raises ``ConfigError``."""
     from ldmsjob.cli.client import run_tool
-    from ldmsjob.cli.main import USAGE
+    from ldmsjob.cli.commandline import USAGE
     from ldmsjob.errors import ConfigError
 
     if arguments.message is not None and arguments.file is not None:

@@ -42,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Ask; returns the exit status. Raises ``ConfigError``."""
     from ldmsjob.cli.client import run_tool
-    from ldmsjob.cli.main import INTERRUPTED
+    from ldmsjob.cli.commandline import INTERRUPTED
 
     if arguments.xprt != "unix" and arguments.host == SOCKET:
         arguments.host = "localhost"
