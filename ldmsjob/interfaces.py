@@ -587,6 +587,11 @@ class IAuthenticator(IConfigurable):
         """A conversation. ``passive``: the peer connected to us."""
 
 
+class IUnaddressedAuthenticator(IAuthenticator):
+    """An authenticator to which our own address means nothing: the system is not asked for it, and
+    ``local_address`` is empty."""
+
+
 class ICheckedAuthenticator(IAuthenticator):
     """An authenticator that can be tried before any peer comes. One that provides
     ``IAuthenticator`` alone works as well: what is wrong with it shows with the first peer."""

@@ -16,13 +16,20 @@ from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionLo
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from ldmsjob.errors import ConfigError, PeerError
-from ldmsjob.interfaces import IListener, ITransport, LinkSettings
+from ldmsjob.interfaces import (
+    IAuthenticator,
+    IListener,
+    ITransport,
+    IUnaddressedAuthenticator,
+    LinkSettings,
+)
 from ldmsjob.limits import Limits
 from ldmsjob.transports import accepted, sock
-from ldmsjob.transports.auth_none import NoneAuthenticator
+from ldmsjob.transports.auth_none import NoneAuthentication, NoneAuthenticator
 from ldmsjob.transports.link import LinkProtocol
 from ldmsjob.wire.connection import LdmsConnection
 from ldmsjob.wire.events import MAX_MESSAGE_BYTES, Publish, ReturnCredit, SourceAddress
@@ -77,6 +84,26 @@ class WaitingSite(FakeSite):
         self._look()
 
 
+@implementer(IAuthenticator)
+class Addressed:
+    """Lets everybody in, and remembers our own addresses."""
+
+    name = "none"
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    def begin(self, *, local_address: str, **_: object) -> NoneAuthentication:
+        """The conversation."""
+        self.begun.append(local_address)
+        return NoneAuthentication()
+
+
+@implementer(IUnaddressedAuthenticator)
+class Unaddressed(Addressed):
+    """One that has no use for them."""
+
+
 class SockTestCase(TestCase):
     """A listener's site and a client's."""
 
@@ -87,10 +114,13 @@ class SockTestCase(TestCase):
         self.server, self.client = WaitingSite(), WaitingSite()
         self.transport = make_transport()
 
-    def listen(self, host: str | None = "127.0.0.1", **limits: Any) -> Any:
+    def listen(
+        self, host: str | None = "127.0.0.1", authenticator: Any = None, **limits: Any
+    ) -> Any:
         """A listener on a free port, which ends with the test, and so do its links."""
         settings = replace(SETTINGS, limits=Limits(**limits))
-        listener = make_transport().listen(host, 0, self.server, NoneAuthenticator(), settings)
+        authenticator = authenticator or NoneAuthenticator()
+        listener = make_transport().listen(host, 0, self.server, authenticator, settings)
         listener.service.privilegedStartService()
         listener.service.startService()
         self.addCleanup(self.end_links)
@@ -233,6 +263,16 @@ class LinkTests(SockTestCase):
         yield self.client.until(lambda: self.client.closed)
         self.assertEqual(self.server.calls, ["opened", "events", "closed"])
         self.assertEqual(self.client.calls, ["opened", "closed"])
+
+    @inlineCallbacks
+    def test_own_address(self) -> Iterator[Deferred[Any]]:
+        """An authenticator gets the address that the peer came to; not one that has no use for
+        it."""
+        for authenticator, expected in ((Addressed(), "127.0.0.1:{}"), (Unaddressed(), "")):
+            listener = self.listen(authenticator=authenticator)
+            yield self.connect(listener.port)
+            yield self.server.until(lambda: len(self.server.links) == len(self.client.links))
+            self.assertEqual(authenticator.begun, [expected.format(listener.port)])
 
     @inlineCallbacks
     def test_aborted(self) -> Iterator[Deferred[Any]]:

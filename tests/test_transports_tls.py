@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import socket
 import ssl
 import sys
@@ -294,7 +295,9 @@ class RefusalTests(TlsTestCase):
     @inlineCallbacks
     def test_expired_client(self) -> Iterator[Deferred[Any]]:
         """A certificate that has expired names the date."""
-        self.patch(sys.modules["ldmsjob.transports.tlsfiles"], "check_valid", lambda *_: None)
+        self.patch(
+            importlib.import_module("ldmsjob.transports.tlsfiles"), "check_valid", lambda *_: None
+        )
         listener = self.listen()
         seen, told = yield self.refused(listener, "expired")
         self.assertRegex(seen, r"^tls expired: its certificate \(.*\) expired on 20\d\d-.* UTC;")
@@ -303,7 +306,9 @@ class RefusalTests(TlsTestCase):
     @inlineCallbacks
     def test_expired_server(self) -> Iterator[Deferred[Any]]:
         """The same on the side that connects."""
-        self.patch(sys.modules["ldmsjob.transports.tlsfiles"], "check_valid", lambda *_: None)
+        self.patch(
+            importlib.import_module("ldmsjob.transports.tlsfiles"), "check_valid", lambda *_: None
+        )
         listener = self.listen("expired")
         seen, told = yield self.refused(listener)
         self.assertRegex(told, r"its certificate \(.*\) expired on 20\d\d-.* UTC; it must be")

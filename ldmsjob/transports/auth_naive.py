@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zope.interface import implementer
 
 from ldmsjob.errors import AuthFailed, ConfigError
-from ldmsjob.interfaces import AuthStep, IAuthentication, IAuthenticator
+from ldmsjob.interfaces import AuthStep, IAuthentication, IUnaddressedAuthenticator
 from ldmsjob.permissions import MAX_ID
 from ldmsjob.wire.events import Credential
 
@@ -22,7 +22,7 @@ NOBODY = 65534
 _CLAIM = struct.Struct(">II")
 
 
-@implementer(IAuthenticator)
+@implementer(IUnaddressedAuthenticator)
 class NaiveAuthenticator:
     """Claims ``uid`` and ``gid``, and takes each peer for what it claims."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from zope.interface import implementer
 
 from ldmsjob.errors import AuthFailed
-from ldmsjob.interfaces import AuthStep, IAuthentication, IAuthenticator
+from ldmsjob.interfaces import AuthStep, IAuthentication, IUnaddressedAuthenticator
 from ldmsjob.wire.events import Credential
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SATISFIED = AuthStep(credential=Credential(0, 0))
 
 
-@implementer(IAuthenticator)
+@implementer(IUnaddressedAuthenticator)
 class NoneAuthenticator:
     """Takes every peer for uid 0, gid 0. It has nothing to configure."""
 

@@ -26,7 +26,12 @@ from typing import TYPE_CHECKING
 from zope.interface import implementer
 
 from ldmsjob.errors import AuthFailed, ConfigError
-from ldmsjob.interfaces import AuthStep, IAuthentication, ICheckedAuthenticator
+from ldmsjob.interfaces import (
+    AuthStep,
+    IAuthentication,
+    ICheckedAuthenticator,
+    IUnaddressedAuthenticator,
+)
 from ldmsjob.wire.events import Credential
 
 if TYPE_CHECKING:
@@ -122,7 +127,7 @@ def hash_of(challenge: int, secret: bytes) -> bytes:
     return hashlib.sha224(b"%d%b" % (challenge, secret)).hexdigest().encode("ascii")
 
 
-@implementer(ICheckedAuthenticator)
+@implementer(ICheckedAuthenticator, IUnaddressedAuthenticator)
 class OvisAuthenticator:
     """Takes everybody who knows the secret word for root.
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from zope.interface import implementer
 
 from ldmsjob.errors import AuthFailed
-from ldmsjob.interfaces import AuthStep, IAuthentication, IAuthenticator
+from ldmsjob.interfaces import AuthStep, IAuthentication, IUnaddressedAuthenticator
 
 if TYPE_CHECKING:
     from ldmsjob.wire.events import Credential
 
 
-@implementer(IAuthenticator, IAuthentication)
+@implementer(IUnaddressedAuthenticator, IAuthentication)
 class ProvenIdentity:
     """Takes the peer of one link for whom the transport has found it to be.
 

@@ -28,6 +28,7 @@ from ldmsjob.interfaces import (
     ILink,
     ILinkSite,
     IPlace,
+    IUnaddressedAuthenticator,
     LinkSettings,
 )
 from ldmsjob.limits import Limits
@@ -181,13 +182,15 @@ class LinkProtocol(Protocol):
     def connectionMade(self) -> None:
         """Begin the handshake and its deadline."""
         transport = self._twisted
-        local_address = self._stream.made(transport)
-        self.peer_address = self._stream.peer_address or self.peer_address
+        stream = self._stream
+        stream.made(transport)
+        unaddressed = IUnaddressedAuthenticator.providedBy(self._authenticator)
+        self.peer_address = stream.peer_address or self.peer_address
         transport.registerProducer(self, True)
         self._deadlines.begin(self)
         self._authentication = self._authenticator.begin(
             passive=self._passive,
-            local_address=local_address,
+            local_address="" if unaddressed else stream.local_address(transport),
             peer_address=self.peer_address,
         )
         if not self._passive:

@@ -14,8 +14,11 @@ class PlainStream:
     peer_address = ""
     """Where the peer is, for people, if only the connection tells it; from ``made`` on."""
 
-    def made(self, transport: Any) -> str:
-        """The connection is there: set it up. Returns our own address, for authenticators."""
+    def made(self, transport: Any) -> None:
+        """The connection is there: set it up."""
+
+    def local_address(self, transport: Any) -> str:
+        """Our own address, for authenticators."""
         return ""
 
     def objection(self, data: bytes) -> str:

@@ -49,10 +49,14 @@ _IPV4_FAMILY, _IPV6_FAMILY = 2, 10
 """Address families as on the wire."""
 
 
-def prepare(transport: Any) -> str:
-    """Set up a TCP connection, unless a listener has. Returns our address."""
+def prepare(transport: Any) -> None:
+    """Set up a TCP connection, unless a listener has."""
     if type(transport) is not accepted.Accepted:
         set_options(transport.getHandle())
+
+
+def local_address(transport: Any) -> str:
+    """Our own address."""
     host, port, *_ = transport.getHandle().getsockname()
     return address_text(host, port)
 
@@ -79,12 +83,16 @@ def acknowledge(transport: Any) -> None:
 class TcpStream(PlainStream):
     """Socket options, and a shorter way for small writes."""
 
-    def made(self, transport: Any) -> str:
+    def made(self, transport: Any) -> None:
         """Set up the connection."""
         made_by_us = type(transport) is tcp.Client
         if made_by_us:
             transport.write = partial(accepted.write, transport)
-        return prepare(transport)
+        prepare(transport)
+
+    def local_address(self, transport: Any) -> str:
+        """Where the connection came to."""
+        return local_address(transport)
 
     def objection(self, data: bytes) -> str:
         """Peers that speak TLS begin like nobody who speaks LDMS."""

@@ -19,7 +19,7 @@ from ldmsjob.interfaces import IAuthenticator, ILinkSite, ITransport, LinkSettin
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.transports.identity import ProvenIdentity
 from ldmsjob.transports.plainstream import PlainStream
-from ldmsjob.transports.sock import SockTransport, acknowledge, prepare
+from ldmsjob.transports.sock import SockTransport, acknowledge, local_address, prepare
 from ldmsjob.transports.streams import LinkFactory, StreamListener
 
 if TYPE_CHECKING:
@@ -41,10 +41,14 @@ class TlsStream(PlainStream):
         self._diagnosis = diagnosis
         self._passive = passive
 
-    def made(self, transport: Any) -> str:
+    def made(self, transport: Any) -> None:
         """Set up the connection that TLS runs over."""
         self._diagnosis.verdict = transport.verdict
-        return prepare(transport.transport)
+        prepare(transport.transport)
+
+    def local_address(self, transport: Any) -> str:
+        """That of the connection."""
+        return local_address(transport.transport)
 
     def objection(self, data: bytes) -> str:
         """Nothing is taken from a peer whose certificate was not looked at."""

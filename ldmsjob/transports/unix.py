@@ -50,13 +50,12 @@ class UnixStream(PlainStream):
         self._passive = passive
         self._credential: Credential | None = None
 
-    def made(self, transport: Any) -> str:
-        """Ask. For authenticators there is no address."""
+    def made(self, transport: Any) -> None:
+        """Ask."""
         process = peer_process(transport.getHandle())
         self._credential = Credential(process.uid, process.gid)
         if self._passive:
             self.peer_address = f"pid {process.pid} of uid {process.uid}"
-        return ""
 
     def identify(self) -> Credential | None:
         """Who the peer is, with its effective group; None before the connection is made."""
