@@ -38,6 +38,7 @@ from ldmsjob.tap import (
     run_as,
 )
 from tests.daemons import Rig, loader
+from tests.ports import free_port
 
 NOTE = r"""msg_enable
 listen xprt=sock port={port}
@@ -445,16 +446,14 @@ class Process(ProcessProtocol):
 
 
 class ProcessTests(TestCase):
-    """A real twistd, with a port that was free a moment ago."""
+    """A real twistd, with a port that nobody else takes."""
 
     def setUp(self):
         """A directory to run in."""
         self.directory = os.path.abspath(self.mktemp())
         self.state = f"{self.directory}.state"
         os.mkdir(self.directory)
-        with socket.socket(socket.AF_INET6) as free:
-            free.bind(("::", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         with open(os.path.join(self.directory, "ldmsd.conf"), "w") as file:
             file.write(NOTE.format(port=self.port, file="events.log"))
 
@@ -499,7 +498,7 @@ class ProcessTests(TestCase):
         address = f"ldmsjob-tap-{os.getpid()}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(f"\0{address}")
-            manager.settimeout(30)
+            manager.settimeout(100)
             twistd = self.twistd(
                 *("-n", "--pidfile="),
                 options=("-l", "the.log", "-v", "INFO"),
