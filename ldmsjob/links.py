@@ -19,6 +19,7 @@ from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.requests import DaemonRequests
 from ldmsjob.serving import EVENTS, SetService
 from ldmsjob.sets.registry import SetRegistry
+from ldmsjob.stats import MAX_NEW
 from ldmsjob.wire.events import (
     AnswerSubscribe,
     AnswerUnsubscribe,
@@ -88,7 +89,8 @@ class LinkSite:
     ) -> None:
         self._hub = hub
         self._now = now
-        self._observe_latency = stats.histogram("latency").observe
+        self._latency = stats.histogram("latency")
+        self._new_latencies = self._latency.new
         stats.gauge("open", lambda: len(self._links))
         self._messages = self._message_bytes = 0
         stats.counts("messages", lambda: self._messages)
@@ -180,7 +182,9 @@ class LinkSite:
             turn.end()
         if messages:
             self._messages += messages
-            self._observe_latency(self._now() - began)
+            self._new_latencies.append(self._now() - began)
+            if len(self._new_latencies) >= MAX_NEW:
+                self._latency.settle()
         if credits:
             link.send(ReturnCredit(credits))
         if refused:

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from zope.interface import implementer
@@ -22,6 +22,9 @@ BOUNDS = (
 )
 """Upper ends in seconds of a histogram's buckets; behind them is one for all that took longer."""
 
+MAX_NEW = 256
+"""Values that a histogram keeps before it puts them into its buckets."""
+
 RECENT_SECONDS = 3600.0
 """What happened in this time is recent."""
 
@@ -32,21 +35,54 @@ LOOK_SECONDS = 300.0
 class Histogram:
     """How long something took, in buckets of fixed bounds."""
 
-    __slots__ = ("counts", "largest", "total")
+    __slots__ = ("_counts", "_largest", "_total", "new")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
-        """By bucket; the last one is without an upper end."""
-        self.total = 0.0
-        """All seconds together."""
-        self.largest = 0.0
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self._total = self._largest = 0.0
+        self.new: list[float] = []
+        """What is in no bucket yet: many at once are put there in a fraction of the time. Who
+        observes very often appends to it, and calls ``settle`` when there are ``MAX_NEW``."""
 
     def observe(self, seconds: float) -> None:
         """It took that long once more."""
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
-        self.total += seconds
-        if seconds > self.largest:
-            self.largest = seconds
+        self.new.append(seconds)
+        if len(self.new) >= MAX_NEW:
+            self.settle()
+
+    def settle(self) -> None:
+        """Put into buckets what is new."""
+        new = self.new
+        if not new:
+            return
+        new.sort()
+        self._total += sum(new)
+        self._largest = max(self._largest, new[-1])
+        below = 0
+        for bucket, bound in enumerate(BOUNDS):
+            reached = bisect_right(new, bound, below)
+            self._counts[bucket] += reached - below
+            below = reached
+        self._counts[-1] += len(new) - below
+        new.clear()
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """By bucket; the last one is without an upper end."""
+        self.settle()
+        return self._counts
+
+    @property
+    def total(self) -> float:
+        """All seconds together."""
+        self.settle()
+        return self._total
+
+    @property
+    def largest(self) -> float:
+        """The longest; 0 when nothing was observed."""
+        self.settle()
+        return self._largest
 
     @property
     def count(self) -> int:

@@ -15,7 +15,7 @@ from ldmsjob.errors import PeerError
 from ldmsjob.interfaces import SILENT, ILink, ILinkSite, LinkSettings
 from ldmsjob.links import LinkSite
 from ldmsjob.messages import MessageHub
-from ldmsjob.stats import Stats
+from ldmsjob.stats import MAX_NEW, Stats
 from ldmsjob.transports.memory import MemoryPair
 from ldmsjob.turns import Turn
 from ldmsjob.wire.events import (
@@ -116,6 +116,9 @@ class LinkSiteTests(SiteTestCase):
         site.link_events(self.one, [CreditReturned(0, 1)])
         histogram = self.stats.histogram("latency")
         self.assertEqual((histogram.count, histogram.total), (1, 0.25))
+        for _ in range(MAX_NEW + 2):
+            site.link_events(self.one, [message()])
+        self.assertEqual((len(histogram.new), histogram.count), (2, MAX_NEW + 3))
 
     def test_messages_are_forwarded(self) -> None:
         """What one link brings goes to the other that subscribed, and credit to the first."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
@@ -9,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from ldmsjob.interfaces import IStats
-from ldmsjob.stats import BOUNDS, Histogram, Recently, Stats
+from ldmsjob.stats import BOUNDS, MAX_NEW, Histogram, Recently, Stats
 
 
 class StatsTests(SynchronousTestCase):
@@ -81,6 +83,30 @@ class HistogramTests(SynchronousTestCase):
         self.assertEqual(histogram.counts[:2], [2, 1])
         self.assertEqual(histogram.counts[-2:], [1, 1])
         self.assertEqual((histogram.count, histogram.largest), (5, BOUNDS[-1] + 1))
+
+    @settings(deadline=None)
+    @given(st.lists(st.sampled_from((0.0, 0.0005, *BOUNDS, 20.0)), max_size=3 * MAX_NEW))
+    def test_many(self, took: list[float]) -> None:
+        """However many there are, each is counted once, and is found at any time."""
+        histogram = Histogram()
+        for number, seconds in enumerate(took):
+            histogram.observe(seconds)
+            if number % 100 == 0:
+                self.assertEqual(histogram.count, number + 1)
+        bounds = (-1.0, *BOUNDS, float("inf"))
+        self.assertEqual(
+            list(histogram.counts),
+            [sum(low < s <= high for s in took) for low, high in itertools.pairwise(bounds)],
+        )
+        self.assertAlmostEqual(histogram.total, sum(took))
+        self.assertEqual(histogram.largest, max(took, default=0.0))
+
+    def test_few_are_kept(self) -> None:
+        """What is in no bucket yet is a bounded number."""
+        histogram = Histogram()
+        for _ in range(MAX_NEW + 5):
+            histogram.observe(1.0)
+        self.assertEqual(len(histogram.new), 5)
 
     def test_nothing(self) -> None:
         """There is no quantile of nothing."""
