@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from itertools import pairwise
@@ -95,8 +96,7 @@ class ClockTests(TestCase):
         require_real()
         preloaded = library()
         # Short enough for the path of a socket.
-        self.directory = Path(f"/tmp/ldmsjob-clock-{os.getpid()}")
-        self.directory.mkdir()
+        self.directory = Path(tempfile.mkdtemp(prefix="clock.", dir="/tmp"))
         self.addCleanup(subprocess.run, ["rm", "-r", str(self.directory)], check=True)
         (self.directory / "ldmsd.conf").write_text(
             CONFIGURATION.format(directory=self.directory, linger=LINGER)

@@ -205,7 +205,7 @@ class Soak:
         publishing.stop()
         if daemon.is_alive:
             publisher.finish()
-        await self._until(lambda: publisher.credited >= publisher.sent, 20)
+        await self._until(lambda: publisher.credited >= publisher.sent, 120)
         sampling.stop()
         told, _ = await deferToThread(crowd.communicate, f"{publisher.sent}\n")
         alive = daemon.is_alive

@@ -159,7 +159,7 @@ class Daemon:
             env={**os.environ, "PYTHONPATH": str(SOURCE), "COLUMNS": "120"},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         return done.stdout or done.stderr
@@ -169,7 +169,7 @@ class Daemon:
         if self.is_alive:
             self.process.terminate()
         try:
-            return self.process.wait(30.0)
+            return self.process.wait(120.0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
