@@ -92,7 +92,9 @@ class LinkSite:
         self._latency = stats.histogram("latency")
         self._new_latencies = self._latency.new
         stats.gauge("open", lambda: len(self._links))
-        self._messages = self._message_bytes = 0
+        self._messages = self._message_bytes = self._opened_links = self._closed_links = 0
+        stats.counts("opened", lambda: self._opened_links)
+        stats.counts("closed", lambda: self._closed_links)
         stats.counts("messages", lambda: self._messages)
         stats.counts("message_bytes", lambda: self._message_bytes)
         requests = requests or DaemonRequests(stats)
@@ -148,7 +150,7 @@ class LinkSite:
     def link_opened(self, link: ILink) -> None:
         """Keep it until it closes."""
         self._links[link] = None
-        self._stats.add("opened")
+        self._opened_links += 1
         if link.rail is not None:
             with self._turn:
                 self._hub.endpoint_opened(link)
@@ -200,7 +202,7 @@ class LinkSite:
     def link_closed(self, link: ILink, reason: Failure) -> None:
         """Forget it; its subscriptions end with it."""
         self._links.pop(link, None)
-        self._stats.add("closed")
+        self._closed_links += 1
         turn = self._turn
         turn.depth += 1
         try:

@@ -31,7 +31,7 @@ class NoneAuthenticator:
 
     def begin(self, *, passive: bool, local_address: str, peer_address: str) -> NoneAuthentication:
         """A conversation of no words."""
-        return NoneAuthentication()
+        return _NO_WORDS
 
 
 @implementer(IAuthentication)
@@ -45,3 +45,6 @@ class NoneAuthentication:
     def received(self, payload: bytes) -> AuthStep:
         """There is nothing that a peer could say."""
         raise AuthFailed("the peer sent an authentication message, and there is none to expect")
+
+
+_NO_WORDS = NoneAuthentication()

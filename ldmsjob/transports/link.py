@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred
@@ -77,6 +77,11 @@ _REFUSALS: dict[type[PeerError], str] = {
 def wire_limits(message_bytes: int, fragment_bytes: int) -> buffers.Limits:
     """What of the limits one connection keeps to."""
     return buffers.Limits(message=message_bytes, partial_message_bytes=fragment_bytes)
+
+
+@lru_cache(maxsize=16)
+def _is_unaddressed(authenticator: type[Any]) -> bool:
+    return bool(IUnaddressedAuthenticator.implementedBy(authenticator))
 
 
 @implementer(ILink, IPushProducer)
@@ -151,6 +156,7 @@ class LinkProtocol(Protocol):
         self._stream = stream
         self._opened = opened
         self._place = place
+        self._join_rail = join_rail
         self._wall_clock_us = wall_clock_us
         limits = settings.limits or Limits()
         self._deadlines = deadlines or Deadlines(clock, limits.handshake_seconds)
@@ -167,7 +173,7 @@ class LinkProtocol(Protocol):
             rail_gn,
             1 if rail is None else rail.size,
             endpoint,
-            None if join_rail is None else partial(join_rail, self),
+            None if join_rail is None else self._asks_to_join,
             peer_source,
             settings.requests,
             wire_limits(limits.message_bytes, limits.fragment_bytes),
@@ -177,6 +183,10 @@ class LinkProtocol(Protocol):
         self._choked = self._to_write = False
         self._batched = 0
 
+    def _asks_to_join(self, claim: ConnectionMessage) -> None:
+        assert self._join_rail is not None
+        self._join_rail(self, claim)
+
     # Protocol
 
     def connectionMade(self) -> None:
@@ -184,7 +194,7 @@ class LinkProtocol(Protocol):
         transport = self._twisted
         stream = self._stream
         stream.made(transport)
-        unaddressed = IUnaddressedAuthenticator.providedBy(self._authenticator)
+        unaddressed = _is_unaddressed(type(self._authenticator))
         self.peer_address = stream.peer_address or self.peer_address
         transport.registerProducer(self, True)
         self._deadlines.begin(self)

@@ -14,6 +14,8 @@ from ldmsjob.wire.rates import RateWindow
 NOBODY = PeerInfo(auth="", pid=0, messages_enabled=False, quota=UNLIMITED, rate=UNLIMITED)
 """The peer before it has said anything of itself."""
 
+_OFF = "the peer's message service is off"
+
 
 class Allowance:
     """The state of one connection's quota and rate. A negative quota or rate is no limit.
@@ -24,20 +26,18 @@ class Allowance:
     __slots__ = ("_credit", "_quota", "_refusal", "_window", "free")
 
     def __init__(self, peer: PeerInfo) -> None:
-        self._quota = peer.quota
-        self._credit: int | None = None if peer.quota < 0 else peer.quota
+        quota, rate, enabled = peer.quota, peer.rate, peer.messages_enabled
+        self._quota = quota
+        self._credit: int | None = None if quota < 0 else quota
         """What may still be sent; None is without limit. Negative after a cut of the quota."""
-        self._window: RateWindow | None = None
-        self._refusal = ""
-        self.free = False
+        self._window = None if rate < 0 else RateWindow(rate)
+        self._refusal = "" if enabled else _OFF
+        self.free = enabled and quota < 0 and rate < 0
         """Whether there is no limit at all, which is nearly always so and costs least."""
-        self.change_rate(peer.rate)
-        if not peer.messages_enabled:
-            self.refuse()
 
     def refuse(self) -> None:
         """The peer takes no messages, now and for ever."""
-        self._refusal = "the peer's message service is off"
+        self._refusal = _OFF
         self.free = False
 
     def returned(self, credit: int) -> None:
