@@ -18,6 +18,72 @@ if TYPE_CHECKING:
     from ldmsjob.jobsets import JobSetPolicy
 
 
+class JobOffer:
+    """The set of a job as long as nobody has asked for it, which for most is for ever: what it
+    would show, and its generations. Stands for the set in the registry.
+
+    It refers to the job's facts and task records, not to the job, which refers to it.
+    """
+
+    __slots__ = (
+        "_make",
+        "capacity",
+        "facts",
+        "generation",
+        "instance",
+        "made",
+        "meta_generation",
+        "policy",
+        "tasks",
+        "time_us",
+    )
+
+    def __init__(
+        self,
+        job: Job,
+        instance: str,
+        capacity: int,
+        make: Callable[[JobOffer], JobSet],
+        now_us: int,
+    ) -> None:
+        """A set with room for ``capacity`` tasks. What is known of the job stands in it as by a
+        transaction at wall-clock time ``now_us``. ``make`` makes it."""
+        self.instance = instance
+        self.capacity = capacity
+        """Tasks that there is room for."""
+        self._make = make
+        self.made: JobSet | None = None
+        """The set, when somebody has asked for it: what follows is out of date then."""
+        self.policy: JobSetPolicy = job.policy
+        self.facts = job.known_facts or job.new_facts()
+        self.tasks = job.task_records
+        self.time_us = now_us
+        """When the last transaction ended."""
+        self.generation = 2
+        self.meta_generation = 1
+
+    @property
+    def metric_set(self) -> JobSet:
+        """The set."""
+        made = self.made
+        if made is None:
+            made = self.made = self._make(self)
+        return made
+
+    def take(self, change: Change, now_us: int) -> None:
+        """Show what a change of the job has changed, as one transaction."""
+        if self.made is not None:
+            self.made.take(change, now_us)
+            return
+        self.time_us = now_us
+        self.generation += 1
+        if change.described or change.filled:
+            job = change.job
+            self.facts = job.known_facts or job.new_facts()
+            if change.described:
+                self.meta_generation += 1
+
+
 class JobSet(MetricSet):
     """Keeps no more than the facts that it shows, until somebody looks at its image.
 
@@ -28,31 +94,28 @@ class JobSet(MetricSet):
 
     def __init__(
         self,
-        job: Job,
-        instance: str,
+        offer: JobOffer,
         layout: SetLayout,
-        capacity: int,
         owner: tuple[int, int],
         clock: Callable[[], int],
-        now_us: int,
     ) -> None:
-        """A set in that layout, which has room for ``capacity`` tasks. What is known of the job
-        stands in it as by a transaction at wall-clock time ``now_us``."""
-        policy: JobSetPolicy = job.policy
+        """The set of that offer, in a layout with room for its tasks."""
+        policy = offer.policy
         # Laying out each set on its own is what takes long about new sets.
         OfferedSet.__init__(
-            self, instance, layout, clock=clock, uid=owner[0], gid=owner[1], perm=policy.perm
+            self, offer.instance, layout, clock=clock, uid=owner[0], gid=owner[1], perm=policy.perm
         )
-        self.capacity = capacity
+        self.capacity = offer.capacity
         """Tasks that there is room for."""
         self._policy = policy
-        self._facts = job.facts
-        self._tasks = job.task_records
+        self._facts = offer.facts
+        self._tasks = offer.tasks
         self._shown = 0
         """How many of them are in the image."""
-        self._time_us = now_us
+        self._time_us = offer.time_us
         self._state = TRANSACTION_FINISHED
-        self._gn = 2
+        self._gn = offer.generation
+        self._meta_gn = offer.meta_generation
 
     def take(self, change: Change, now_us: int) -> None:
         """Show what a change of the job has changed, as one transaction."""
@@ -62,11 +125,6 @@ class JobSet(MetricSet):
                 self._write_changes(change, shown)
             if change.described:
                 self.touch_meta()
-        if self._image is None and self.watcher is None:
-            # Of most sets nobody reads more than their names: only this is kept for who might.
-            self._time_us = now_us
-            self._gn += 1
-            return
         if change.tasks and self._image is not None:
             self._put_tasks(change.tasks)
         self._finish(now_us, 0)

@@ -20,7 +20,7 @@ from ldmsjob.jobnodes import JobNodes
 from ldmsjob.notices import TaskInit
 
 if TYPE_CHECKING:
-    from ldmsjob.jobimage import JobSet
+    from ldmsjob.jobimage import JobOffer, JobSet
 
 # Not tracked by the garbage collector: numbers and one another, in no cycle.
 
@@ -147,9 +147,9 @@ class Job:
         "key",
         "known_facts",
         "local_tasks",
-        "metric_set",
         "node_count",
         "nodes",
+        "offer",
         "over_us",
         "policy",
         "recovered",
@@ -163,8 +163,8 @@ class Job:
         "user",
     )
 
-    metric_set: JobSet
-    """Set by the job sets when the job is new."""
+    offer: JobOffer
+    """What stands for its set. Set by the job sets when the job is new."""
 
     policy: Any
     """How its set is made; opaque here."""
@@ -206,6 +206,11 @@ class Job:
         """The last snapshot; None when the job has changed since."""
         self.text = key.text
         """The id as peers read it."""
+
+    @property
+    def metric_set(self) -> JobSet:
+        """The set that peers read."""
+        return self.offer.metric_set
 
     @property
     def facts(self) -> JobFacts:

@@ -16,8 +16,9 @@ import msgspec
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from ldmsjob.errors import ConfigError, SchemaError, SetExists
+from ldmsjob.facts import JobFacts
 from ldmsjob.interfaces import AttributeSpec, IStats
-from ldmsjob.jobimage import JobSet
+from ldmsjob.jobimage import JobOffer, JobSet
 from ldmsjob.jobs import Change, Job
 from ldmsjob.jobschema import (
     DETAILED_JOB_FIELDS,
@@ -164,6 +165,7 @@ class JobSets:
         """A heap of these times."""
         self._timer: IDelayedCall | None = None
         self._timer_deadline = 0.0
+        self._make_set = self._make  # one for all
         self._sets_made = self._sets_removed = 0
         stats.counts("made", lambda: self._sets_made)
         stats.counts("removed", lambda: self._sets_removed)
@@ -174,14 +176,14 @@ class JobSets:
         if change.opened:
             self._open(job, now_us)
         elif change.described or change.filled or change.tasks:
-            metric_set = job.metric_set
-            is_full = job.expected_tasks > metric_set.capacity
+            offer = job.offer
+            is_full = job.expected_tasks > offer.capacity
             if not is_full or not self._lay_out_anew(job, now_us):
                 if change.described and job.policy.owned_by_job:
-                    self._own(job, metric_set)
-                metric_set.take(change, now_us)
+                    self._own(job, offer)
+                offer.take(change, now_us)
                 if is_full:
-                    left_out = [task.position >= metric_set.capacity for task in change.tasks]
+                    left_out = [task.position >= offer.capacity for task in change.tasks]
                     self._stats.add("tasks_left_out", sum(left_out))
         if change.ended:
             self._linger(job)
@@ -221,8 +223,8 @@ class JobSets:
         if job.expected_tasks > tasks:
             tasks = max(tasks, _room_wanted(job))
         try:
-            metric_set = self._make(job, name, tasks, now_us)
-            self._registry.add(metric_set)
+            check_instance_name(name)
+            self._registry.add(self._offer(job, name, tasks, now_us))
             self._sets_made += 1
         except (SchemaError, SetExists) as error:
             self._stats.add("not_offered")
@@ -232,52 +234,63 @@ class JobSets:
                 job=key.text,
                 error=error,
             )
-            self._make(job, "not_offered", tasks, now_us)
+            self._offer(job, "not_offered", tasks, now_us)
 
-    def _make(self, job: Job, name: str, tasks: int, now_us: int) -> JobSet:
-        """A set with everything that is known of the job, not yet offered."""
-        check_instance_name(name)
-        layout, capacity = _layout(job.policy.schema, len(name), tasks)
-        owner = self._owner(job)
-        metric_set = JobSet(job, name, layout, capacity, owner, self._wall_clock_us, now_us)
+    def _offer(self, job: Job, name: str, tasks: int, now_us: int) -> JobOffer:
+        """A set with everything that is known of the job, for the registry."""
+        capacity = _capacity(tasks)
+        offer = JobOffer(job, name, capacity, self._make_set, now_us)
         if len(job.task_records) > capacity:
             self._stats.add("tasks_left_out", len(job.task_records) - capacity)
-        job.metric_set = metric_set
-        return metric_set
+        job.offer = offer
+        return offer
+
+    def _make(self, offer: JobOffer) -> JobSet:
+        """The set itself, for somebody who wants to know more than its name."""
+        layout = _layout(offer.policy.schema, len(offer.instance), offer.capacity)
+        return JobSet(offer, layout, self._owner(offer.policy, offer.facts), self._wall_clock_us)
 
     def _lay_out_anew(self, job: Job, now_us: int) -> bool:
         """Replace the set by one with at least twice the room, in which everything stands.
 
         False when no more room is wanted than there is.
         """
-        old = job.metric_set
+        old = job.offer
         wanted = _room_wanted(job)
         if wanted <= old.capacity:
             return False
-        new = self._make(job, old.instance, min(max(wanted, 2 * old.capacity), MAX_TASKS), now_us)
+        tasks = min(max(wanted, 2 * old.capacity), MAX_TASKS)
+        new = self._offer(job, old.instance, tasks, now_us)
         self._stats.add("laid_out_anew")
-        if self._registry.get(old.instance) is old:
+        if self._registry.offers(old):
             self._registry.remove(old.instance)
             self._registry.add(new)
         return True
 
-    def _owner(self, job: Job) -> tuple[int, int]:
-        """The uid and gid that the job's set belongs to."""
+    def _owner(self, policy: JobSetPolicy, facts: JobFacts) -> tuple[int, int]:
+        """The uid and gid that a job's set belongs to."""
         daemon = self._daemon_owner
         if daemon is None:
             # A daemon that root has started is another user by now.
             daemon = self._daemon_owner = (os.geteuid(), os.getegid())
-        if job.policy.owned_by_job and job.uid is not None:
-            return job.uid, daemon[1] if job.gid is None else job.gid
+        if policy.owned_by_job and facts.uid is not None:
+            return facts.uid, daemon[1] if facts.gid is None else facts.gid
         return daemon
 
-    def _own(self, job: Job, metric_set: JobSet) -> None:
+    def _own(self, job: Job, offer: JobOffer) -> None:
         """Give the set to the job's user, if it is not his."""
-        uid, gid = self._owner(job)
-        if (metric_set.uid, metric_set.gid) != (uid, gid):
-            metric_set.set_owner(uid, gid, metric_set.perm)
-            if self._registry.get(metric_set.instance) is metric_set:
-                self._registry.changed(metric_set.instance)
+        owner = self._owner(job.policy, job.facts)
+        made = offer.made
+        if made is None:
+            if owner == self._owner(job.policy, offer.facts):
+                return
+            offer.meta_generation += 1
+        elif owner == (made.uid, made.gid):
+            return
+        else:
+            made.set_owner(*owner, made.perm)
+        if self._registry.offers(offer):
+            self._registry.changed(offer.instance)
 
     # Withdrawing
 
@@ -318,18 +331,23 @@ class JobSets:
             self._set_timer()
 
     def _remove(self, job: Job) -> None:
-        metric_set = job.metric_set
-        if self._registry.get(metric_set.instance) is metric_set:
-            self._registry.remove(metric_set.instance)
+        offer = job.offer
+        if self._registry.offers(offer):
+            self._registry.remove(offer.instance)
             self._sets_removed += 1
         self._forget(job)
 
 
 @lru_cache(maxsize=64)
-def _layout(schema: Schema, name_length: int, tasks: int) -> tuple[SetLayout, int]:
-    """The layout of sets with room for so many tasks, and for how many there really is."""
-    heap_size = JOB_FIELDS.tasks.heap_size(tasks)
-    return layout_for(schema, name_length, heap_size), JOB_FIELDS.tasks.capacity(heap_size)
+def _capacity(tasks: int) -> int:
+    """For how many tasks there really is room in a set that has room for so many."""
+    return JOB_FIELDS.tasks.capacity(JOB_FIELDS.tasks.heap_size(tasks))
+
+
+@lru_cache(maxsize=64)
+def _layout(schema: Schema, name_length: int, tasks: int) -> SetLayout:
+    """The layout of sets with room for so many tasks."""
+    return layout_for(schema, name_length, JOB_FIELDS.tasks.heap_size(tasks))
 
 
 def _room_wanted(job: Job) -> int:

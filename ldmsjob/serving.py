@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ldmsjob.interfaces import ILink, IRail, IStats
     from ldmsjob.sets.metricset import MetricSet
-    from ldmsjob.sets.registry import RegistryChange, SetRegistry
+    from ldmsjob.sets.registry import Offer, RegistryChange, SetRegistry
     from ldmsjob.turns import Turn
 
 DELETE_SECONDS = 60.0
@@ -161,14 +161,15 @@ class SetService:
 
     # The registry
 
-    def _registry_changed(self, change: RegistryChange, metric_set: MetricSet) -> None:
+    def _registry_changed(self, change: RegistryChange, offer: Offer) -> None:
         if change == "removed":
-            self._removed(metric_set)
+            if offer.made is not None:
+                self._removed(offer.made)
             return
         kind = SET_ADDED if change == "added" else SET_CHANGED
         for reader in self._readers.values():
             if reader.directory_xid is not None:
-                reader.note(metric_set, kind)
+                reader.note(offer.metric_set, kind)
                 self._turn.at_end(reader.tell_news)
 
     def _removed(self, metric_set: MetricSet) -> None:

@@ -579,6 +579,7 @@ class InstanceTests(EdgeCase):
     def test_sets_are_freed(self) -> None:
         """After the linger nothing holds a set: events, tasks and messages leave no reference."""
         self.send(init(1), step_init(2, local_tasks=30), task_init(3), job_exit(4))
+        self.assertEqual(len(list(self.daemon.registry)), 1)
         self.recorder.events.clear()
         gc.collect()  # What other tests have left does not count.
         before = sum(isinstance(one, MetricSet) for one in gc.get_objects())

@@ -48,10 +48,12 @@ class UnseenTests(JobSetsCase):
         self.patch(SetLayout, "new_image", note)
 
     def test_life_of_a_job(self) -> None:
-        """All of it: beginning, change of owner, more room, end, linger, withdrawal."""
+        """All of it: beginning, change of owner, more room, end, linger, withdrawal. There is not
+        even a set."""
         self.policy = JobSetPolicy(owned_by_job=True)
+        self.apply(JobInit("42", 5 * S))
+        job, first = self.job(), self.job().offer
         self.apply(
-            JobInit("42", 5 * S),
             StepInit("42", 0, 0, 6 * S, "ann", "n", "t", 1000, 100, 1, 50, 50),
             *(TaskInit("42", 0, 0, task, 7 * S, 100 + task, task) for task in range(50)),
             TaskExit("42", 0, 0, 3, 0, 8 * S),
@@ -63,7 +65,7 @@ class UnseenTests(JobSetsCase):
             [change for change, _ in self.changes],
             ["added", "removed", "added", "removed"],
         )
-        self.assertEqual(self.made, [])
+        self.assertEqual((first.made, job.offer.made, self.made), (None, None, []))
 
     def test_recovery(self) -> None:
         """Jobs that come back, running or ended."""
@@ -261,7 +263,7 @@ class World(JobSetsCase):
         self.policy = JobSetPolicy.from_attributes(policy)
         self.reader = Reader()
         if always:
-            self.registry.observe(lambda change, metric_set: self.reader.read(metric_set))
+            self.registry.observe(lambda change, offer: self.reader.read(offer.metric_set))
 
     def runTest(self) -> None:
         """It is no test of its own."""
@@ -282,12 +284,15 @@ class SameTests(JobSetsCase):
     @given(policies, st.lists(st.tuples(notices, st.booleans()), max_size=40))
     def test_any_story(self, policy: dict[str, str], story: list[tuple[Notice, bool]]) -> None:
         """Images that were there from the start, that were made at any moment, and that are made at
-        the end are equal to the byte, and a reader sees by the generations what has changed."""
+        the end are equal to the byte, also of sets of which only the name was asked for until
+        then; and a reader sees by the generations what has changed."""
         always, sometimes, never = World(policy, always=True), World(policy), World(policy)
+        unasked = World(policy)
         worlds = (always, sometimes, never)
         for number, (notice, looks) in enumerate(story):
-            for world in worlds:
+            for world in (*worlds, unasked):
                 world.apply(notice, now_us=NOW + number)
+            self.assertEqual(unasked.registry.names(), always.registry.names())
             if looks:
                 sometimes.look()
             entries = [[directory_entry(one) for one in world.registry] for world in worlds]
@@ -298,3 +303,5 @@ class SameTests(JobSetsCase):
         expected = always.shown()
         self.assertEqual(sometimes.shown(), expected)
         self.assertEqual(never.shown(), expected)
+        self.assertEqual(unasked.changes, never.changes)
+        self.assertEqual(unasked.shown(), expected)

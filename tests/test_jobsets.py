@@ -31,7 +31,7 @@ from ldmsjob.notices import JobExit, JobInit, Notice, StepInit, TaskExit, TaskIn
 from ldmsjob.sets.decode import decode_set
 from ldmsjob.sets.decoded import DecodedSet
 from ldmsjob.sets.metricset import MetricSet
-from ldmsjob.sets.registry import SetRegistry
+from ldmsjob.sets.registry import Offer, SetRegistry
 from ldmsjob.stats import Stats
 
 S = 1_000_000
@@ -50,9 +50,7 @@ class JobSetsCase(SynchronousTestCase):
         self.stats = Stats()
         self.registry = SetRegistry()
         self.changes: list[tuple[str, str]] = []
-        self.registry.observe(
-            lambda change, metric_set: self.changes.append((change, metric_set.instance))
-        )
+        self.registry.observe(lambda change, offer: self.changes.append((change, offer.instance)))
         self.table = JobTable(Stats())
         self.policy = JobSetPolicy()
         self.make_sets()
@@ -163,7 +161,8 @@ class SchemaTests(JobSetsCase):
         """A peer that sees a set at all sees it whole: it is offered with its first values."""
         seen: list[DecodedSet] = []
 
-        def look(change: str, metric_set: MetricSet) -> None:
+        def look(change: str, offer: Offer) -> None:
+            metric_set = offer.metric_set
             seen.append(decode_set(metric_set.meta_bytes(), metric_set.data_bytes()))
 
         self.registry.observe(look)

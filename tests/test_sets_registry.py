@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import SchemaError, SetExists
 from ldmsjob.sets.metricset import MetricSet
-from ldmsjob.sets.registry import SetRegistry
+from ldmsjob.sets.registry import Offer, SetRegistry
 from ldmsjob.sets.schema import Schema
 
 SCHEMA = Schema("s")
@@ -15,6 +15,21 @@ SCHEMA = Schema("s")
 def new_set(name: str) -> MetricSet:
     """An empty set."""
     return MetricSet(name, SCHEMA, clock=lambda: 0)
+
+
+class Later:
+    """What makes an empty set when it is asked for one."""
+
+    def __init__(self, name: str) -> None:
+        self.instance = name
+        self.made: MetricSet | None = None
+
+    @property
+    def metric_set(self) -> MetricSet:
+        """The set."""
+        if self.made is None:
+            self.made = new_set(self.instance)
+        return self.made
 
 
 class RegistryTests(SynchronousTestCase):
@@ -45,8 +60,9 @@ class RegistryTests(SynchronousTestCase):
 
     def test_removing(self) -> None:
         """A removed set is gone, and its name is free."""
-        self.assertIs(self.registry.remove("a"), self.a)
-        self.assertIsNone(self.registry.remove("a"))
+        self.registry.remove("a")
+        self.registry.remove("a")
+        self.assertFalse(self.registry.offers(self.a))
         self.assertEqual(self.registry.names(), ["b"])
         self.registry.add(new_set("a"))
 
@@ -56,10 +72,29 @@ class RegistryTests(SynchronousTestCase):
             self.registry.remove(metric_set.instance)
         self.assertEqual(len(self.registry), 0)
 
+    def test_made_when_asked_for(self) -> None:
+        """What stands for a set is told to observers, and asked for the set only when somebody
+        wants it."""
+        later = Later("c")
+        told: list[Offer] = []
+        self.registry.observe(lambda change, offer: told.append(offer))
+        self.registry.add(later)
+        self.assertEqual(self.registry.names(), ["a", "b", "c"])
+        self.assertTrue(self.registry.offers(later))
+        self.assertRaises(SetExists, self.registry.add, Later("c"))
+        sets = iter(self.registry)
+        self.assertEqual([next(sets), next(sets)], [self.a, self.b])
+        self.registry.changed("c")
+        self.assertIsNone(later.made)
+        self.assertIs(self.registry.get("c"), later.made)
+        self.assertEqual(list(sets), [later.made])
+        self.registry.remove("c")
+        self.assertEqual(told, [later] * 3)
+
     def test_info(self) -> None:
         """Set info is kept by key; observers hear of changes, and of nothing that is none."""
         told: list[str] = []
-        self.registry.observe(lambda change, metric_set: told.append(change))
+        self.registry.observe(lambda change, offer: told.append(change))
         self.registry.set_info("a", "updt_hint_us", "1000000:0")
         self.registry.set_info("a", "updt_hint_us", "1000000:0")
         self.registry.set_info("a", "unknown", None)
@@ -81,8 +116,8 @@ class RegistryTests(SynchronousTestCase):
         """Observers hear of each change after it was made, until they stop."""
         heard: list[tuple[str, str, bool]] = []
         stop = self.registry.observe(
-            lambda change, metric_set: heard.append(
-                (change, metric_set.instance, metric_set.instance in self.registry)
+            lambda change, offer: heard.append(
+                (change, offer.instance, offer.instance in self.registry)
             )
         )
         self.registry.add(new_set("c"))

@@ -102,6 +102,16 @@ class MetricSet(OfferedSet):
         layout = layout_for(schema, len(instance), heap_size)
         super().__init__(instance, layout, clock=clock, uid=uid, gid=gid, perm=perm)
 
+    @property
+    def made(self) -> MetricSet:
+        """Itself, for the registry: it was made."""
+        return self
+
+    @property
+    def metric_set(self) -> MetricSet:
+        """Itself."""
+        return self
+
     def transaction(self) -> _Transaction:
         """Marks the set inconsistent, lets you write, then stamps time and duration and raises the
         generation number: also when the block raises. Must not wait for anything inside.
