@@ -2,7 +2,8 @@
 
 Times are integers, microseconds since the epoch. What nobody has told us yet is ``None``, never 0.
 The structs are not tracked by the garbage collector: they hold numbers, text and each other only,
-so they can be part of no reference cycle.
+so they can be part of no reference cycle. The journal keeps the fields of facts and details by
+place: a new one goes to the end, with a default.
 """
 
 # No "from __future__ import annotations": msgspec would compile each annotation from its text, and
@@ -33,7 +34,7 @@ class JobKey(msgspec.Struct, frozen=True, gc=False):
         return f"{self.resource_manager}_{self.job_id}"
 
 
-class JobDetails(msgspec.Struct, frozen=True, gc=False):
+class JobDetails(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What places a job in its resource manager, besides its id. Much of it most jobs do not have.
 
     ``None`` means "not said", which for arrays and heterogeneous jobs is also what "not part of
@@ -54,7 +55,7 @@ class JobDetails(msgspec.Struct, frozen=True, gc=False):
     account: str | None = None
 
 
-class JobFacts(msgspec.Struct, frozen=True, gc=False):
+class JobFacts(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What is known of one attempt of a job at one moment."""
 
     job_id: str
@@ -85,7 +86,7 @@ class JobFacts(msgspec.Struct, frozen=True, gc=False):
     """True when an earlier daemon saw the job start, and this one has it from the journal."""
 
 
-class StepFacts(msgspec.Struct, frozen=True, gc=False):
+class StepFacts(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What is known of one step of a job."""
 
     step_id: int
@@ -98,7 +99,7 @@ class StepFacts(msgspec.Struct, frozen=True, gc=False):
     local_tasks: int | None = None
 
 
-class TaskFacts(msgspec.Struct, frozen=True, gc=False):
+class TaskFacts(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What is known of one task of a step."""
 
     step_id: int

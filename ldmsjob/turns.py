@@ -27,16 +27,17 @@ class Turn:
     def __init__(self) -> None:
         self.depth = 0
         """How many blocks are open; 0 outside of any turn."""
-        self._first: dict[Callable[[], None], None] = {}
+        self._always: list[Callable[[], None]] = []
         self._calls: dict[Callable[[], None], None] = {}
 
-    def at_end(self, call: Callable[[], None], *, first: bool = False) -> None:
-        """Call ``call()`` once when the turn ends, however often this is asked for in the turn.
+    def at_every_end(self, call: Callable[[], None]) -> None:
+        """Call ``call()`` whenever a turn ends, in front of what ``at_end`` was asked for."""
+        self._always.append(call)
 
-        ``first``: in front of all calls that are not.
-        """
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Call ``call()`` once when the turn ends, however often this is asked for in the turn."""
         if self.depth:
-            (self._first if first else self._calls)[call] = None
+            self._calls[call] = None
         else:
             call()
 
@@ -44,16 +45,17 @@ class Turn:
         """End what was begun last; the outermost end makes the calls, each on its own, failures
         logged."""
         self.depth -= 1
-        first, calls = self._first, self._calls
-        if self.depth or not (first or calls):
+        if self.depth:
             return
-        self._first, self._calls = {}, {}
-        for some in (first, calls):
-            for call in some:
-                try:
-                    call()
-                except PLUGIN_FAULTS:
-                    self.log.failure("a call at the end of a turn failed: {call}", call=call)
+        calls = self._always
+        if self._calls:
+            calls = [*calls, *self._calls]
+            self._calls = {}
+        for call in calls:
+            try:
+                call()
+            except PLUGIN_FAULTS:
+                self.log.failure("a call at the end of a turn failed: {call}", call=call)
 
     def __enter__(self) -> Turn:
         """Begin, or nest in, a turn."""

@@ -14,12 +14,30 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from ldmsjob.errors import ConfigError
-from ldmsjob.events import EVENT_WORDS, JobEnded, JobSetDeleted, JobStarted, TaskEnded, TaskStarted
+from ldmsjob.events import (
+    EVENT_WORDS,
+    JobEnded,
+    JobSetDeleted,
+    JobStarted,
+    StepEnded,
+    StepStarted,
+    TaskEnded,
+    TaskStarted,
+)
+from ldmsjob.facts import JobDetails, JobFacts, StepFacts, TaskFacts
 from ldmsjob.jobtable import JobTable
 from ldmsjob.journal import checkpoints as checkpoints_module
 from ldmsjob.journal import journal as journal_module
 from ldmsjob.journal.journal import MOVE_SECONDS, RETRY_SECONDS, TIDY_SECONDS, Journal
-from ldmsjob.journal.records import StoredNotice, decode_about, decode_turn, decode_turns, encode
+from ldmsjob.journal.records import (
+    StoredNotice,
+    decode_about,
+    decode_turn,
+    decode_turns,
+    encode,
+    new_event,
+    turn_parts,
+)
 from ldmsjob.journal.storage import JournalFile
 from ldmsjob.journal.tables import Damaged
 from ldmsjob.journal.tail import BATCH_NOTICES, Tail, read_tail
@@ -28,6 +46,11 @@ from ldmsjob.stats import Stats
 from ldmsjob.turns import Turn
 
 DAY = 86_400
+
+
+def turn_of(*notices):
+    """These, as one turn brings them."""
+    return encode((7, 5, 3, 9, notices))
 
 
 class JournalTests(SynchronousTestCase):
@@ -109,7 +132,7 @@ class JournalTests(SynchronousTestCase):
     def in_tail(self):
         """The ids of jobs in each record of the tail."""
         records = self.read_records()
-        return [[n.notice().job_id for n in decode_turn(one.notices)] for one in records]
+        return [[n.notice().job_id for n in decode_turn(one.turn).notices] for one in records]
 
     def ids_in_tail(self):
         """The same without regard to records."""
@@ -490,7 +513,7 @@ class JournalTests(SynchronousTestCase):
         allow = self.refuse()
         self.journal.flush()
         self.journal.keep("notifier", "a", 1)
-        self.journal.commit()
+        self.journal.commit(kept=True)
         self.assertEqual(self.journal._waiting.missing, 1)
         allow()
         self.refuse(tail=False)
@@ -902,26 +925,27 @@ class JournalTests(SynchronousTestCase):
         """Bytes that are no UTF-8 are an error like any other in a row."""
         told = (1, None, 5, "message", JobInit("x"), [("job_started", 1, 5, "message", None)])
         for text, decode in ((b"x", StoredNotice.notice), (b"job_started", StoredNotice.events)):
-            (stored,) = decode_turn(encode([told]).replace(text, b"\xff" * len(text)))
+            (stored,) = decode_turn(turn_of(told).replace(text, b"\xff" * len(text))).notices
             self.assertRaises(msgspec.MsgspecError, decode, stored)
         self.assertRaises(msgspec.MsgspecError, decode_about, b"\x97\xa1\xff")
 
     def test_damage_in_a_turn(self):
         """Costs the notice that it is in, if the others can still be told apart."""
         told = [(job, None, 5, "message", JobInit(str(job)), []) for job in (1, 2, 3)]
-        whole = encode(told)
-        for damaged, left in (
-            (whole.replace(b"\x02\xc0\x05\xa7m", b"\x02\xc0\x05\xa7\xff"), [1, 3]),
-            (whole[:-1], []),
-        ):
-            errors = []
-            self.assertEqual([one.job for one in decode_turn(damaged, errors.append)], left)
-            self.assertEqual(len(errors), 1)
-            self.assertEqual(len(decode_turn(damaged)), len(left))
+        whole = turn_of(*told)
+        damaged = whole.replace(b"\x02\xc0\x05\xa7m", b"\x02\xc0\x05\xa7\xff")
+        errors = []
+        turn = decode_turn(damaged, errors.append)
+        self.assertEqual(([one.job for one in turn.notices], len(errors)), ([1, 3], 1))
+        self.assertEqual(decode_turn(damaged), turn)
+        self.assertEqual(msgspec.structs.replace(turn, notices=[]), decode_turn(turn_of()))
+        self.assertEqual(len(turn_parts(damaged).notices), 3)
+        self.assertRaises(msgspec.MsgspecError, decode_turn, whole[:-1], errors.append)
+        self.assertEqual(len(errors), 1)
 
     def test_damage_in_a_row(self):
         """Costs the turn that it is in, if the others can still be told apart."""
-        turns = [encode([(job, None, 5, "message", None, [])] * 2) for job in (1, 2, 3)]
+        turns = [turn_of(*[(job, None, 5, "message", None, [])] * 2) for job in (1, 2, 3)]
         errors = []
         row = encode([turns[0], turns[1][:-1], turns[2]])
         self.assertEqual([one.job for one in decode_turns(row, errors.append)], [1, 1, 3, 3])
@@ -944,8 +968,33 @@ class JournalTests(SynchronousTestCase):
             place = [encode(field) for field in fields]
             tag = msgspec.msgpack.decode(encode(notice))[0]
             self.assertEqual(encode(notice), encode([tag, "1", *map(msgspec.Raw, place)]))
-            later = encode([[1, None, 5, "message", [tag, "1", *fields, "later"], []]])
-            self.assertEqual(decode_turn(later)[0].notice(), notice)
+            later = turn_of([1, None, 5, "message", [tag, "1", *fields, "later"], []])
+            self.assertEqual(decode_turn(later).notices[0].notice(), notice)
+
+    def test_places_of_facts(self):
+        """So have those of facts; and each kind of event has its number."""
+        details = JobDetails(1, 2, 3, 4, 5, "p", "a")
+        fields = ["j", 2, 3, "u", "n", *range(6, 12), "t", True, details, ("h",), 9, True]
+        about = encode(["slurm", "1", 2, "jm", True, 5, [*fields, "later"], "later"])
+        self.assertEqual(decode_about(about).facts, JobFacts(*fields))
+        self.assertEqual(encode(details), encode([1, 2, 3, 4, 5, "p", "a"]))
+        names = (
+            "job_id uid gid user job_name start_us end_us node_count total_tasks local_tasks"
+            " step_id job_tag adopted details nodes exit_status recovered"
+        )
+        self.assertEqual(" ".join(JobFacts.__struct_fields__), names)
+        step, task = StepFacts(1, (2,), *range(3, 8)), TaskFacts(*range(1, 9))
+        self.assertEqual(encode(step), encode([1, [2], *range(3, 8)]))
+        self.assertEqual(encode(task), encode(list(range(1, 9))))
+        detailed = {StepStarted: step, TaskStarted: task, TaskEnded: task, StepEnded: step}
+        for code, kind in enumerate(EVENT_WORDS):
+            detail = detailed.get(kind)
+            event = kind("key", "job", "facts", 7, 8, 9, "implied", *([detail] if detail else []))
+            new = new_event[kind](event)
+            self.assertEqual(new, (code, 7, 8, "implied", detail))
+            (stored,) = decode_turn(turn_of((1, None, 5, "message", None, [new]))).notices
+            (event,) = stored.events()
+            self.assertEqual((event.word, event.task or event.step), (EVENT_WORDS[kind], detail))
 
     def test_private(self):
         """Nobody else may read it: it tells who ran what."""
@@ -954,5 +1003,5 @@ class JournalTests(SynchronousTestCase):
 
     def test_record_without_notice(self):
         """A row may tell only what another row's notice did."""
-        (stored,) = decode_turn(encode([(1, None, 5, "implied", None, [])]))
+        (stored,) = decode_turn(turn_of((1, None, 5, "implied", None, []))).notices
         self.assertEqual((stored.notice(), stored.origin, stored.events()), (None, "implied", []))

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ldmsjob.journal.records import encode
-from ldmsjob.journal.tail import Record, Tail, in_batches, read_tail
+from ldmsjob.journal.records import Rows, encode
+from ldmsjob.journal.tail import Record, Tail, in_batches, make_record, read_tail
 from ldmsjob.notices import JobInit
 
 _lengths = st.lists(st.integers(0, 20), min_size=1, max_size=8)
@@ -24,8 +24,8 @@ def records_of(lengths: list[int]) -> list[Record]:
         told = [
             (1, None, 5, "message", JobInit(f"ldjt{length}"), [(0, 1, 5, "message", None)])
         ] * length
-        rows = b"" if length % 2 else encode(([], [("owner", "name", length)]))
-        records.append(Record(number, 5, 1, 2, encode(told), length, rows))
+        rows: Rows | None = None if length % 2 else ([], [("owner", "name", length)])
+        records.append(make_record(number, length, encode((number, 5, 1, 2, told)), rows))
     return records
 
 
@@ -46,7 +46,7 @@ class TailTests(SynchronousTestCase):
     def test_cut(self, lengths: list[int], data: st.DataObject) -> None:
         """Cut anywhere it gives the records that are whole, and is not damaged."""
         records = records_of(lengths)
-        frames = [record.framed() for record in records]
+        frames = [record.framed for record in records]
         whole = b"".join(frames)
         cut = data.draw(st.integers(0, len(whole)))
         self.write(whole[:cut])
@@ -61,7 +61,7 @@ class TailTests(SynchronousTestCase):
         """A byte that has changed costs its record and those behind; it shows when there are any
         behind."""
         records = records_of(lengths)
-        frames = [record.framed() for record in records]
+        frames = [record.framed for record in records]
         whole = bytearray(b"".join(frames))
         at = data.draw(st.integers(0, len(whole) - 1))
         whole[at] ^= data.draw(st.integers(1, 255))
@@ -78,7 +78,7 @@ class TailTests(SynchronousTestCase):
     def test_zeros(self) -> None:
         """What a power cut may leave behind the last record is its end."""
         records = records_of([1, 2])
-        self.write(b"".join(record.framed() for record in records) + bytes(5000))
+        self.write(b"".join(record.framed for record in records) + bytes(5000))
         self.assertEqual(read_tail(self.path), (records, True))
 
     def test_no_file(self) -> None:
@@ -89,9 +89,9 @@ class TailTests(SynchronousTestCase):
         """What is appended then stands at its beginning."""
         tail = Tail(self.path)
         first, second = records_of([3, 4])
-        tail.append(first.framed())
+        tail.append(first.framed)
         tail.empty()
-        tail.append(second.framed())
+        tail.append(second.framed)
         self.assertEqual(read_tail(self.path), ([second], True))
         tail.close()
         self.assertTrue(os.path.exists(self.path))
@@ -99,7 +99,7 @@ class TailTests(SynchronousTestCase):
     def test_empty_one_goes(self) -> None:
         """When it is closed."""
         tail = Tail(self.path)
-        tail.append(records_of([3])[0].framed())
+        tail.append(records_of([3])[0].framed)
         tail.empty()
         tail.close()
         self.assertFalse(os.path.exists(self.path))

@@ -30,25 +30,44 @@ class TurnTests(SynchronousTestCase):
 
     def test_order(self) -> None:
         """At the outermost end each call is made once, in the order in which they were first asked
-        for; those that are to be first are first."""
+        for."""
         with self.turn:
-            self.turn.at_end(self.two)
+            self.turn.at_end(self.one)
             with self.turn:
-                self.turn.at_end(self.one, first=True)
-            self.turn.at_end(self.two)
+                self.turn.at_end(self.two)
+            self.turn.at_end(self.one)
             self.assertEqual(self.called, [])
         self.assertEqual(self.called, ["one", "two"])
         with self.turn:
             pass
         self.assertEqual(self.called, ["one", "two"])
 
+    def test_every_end(self) -> None:
+        """What belongs to the end of every turn comes first, also in turns that end nothing else,
+        and not at an end within."""
+        self.turn.at_every_end(self.one)
+        with self.turn:
+            self.turn.at_end(self.two)
+            with self.turn:
+                pass
+            self.assertEqual(self.called, [])
+        self.assertEqual(self.called, ["one", "two"])
+        with self.turn:
+            pass
+        self.assertEqual(self.called, ["one", "two", "one"])
+
     def test_failure(self) -> None:
         """A call that fails is logged; those behind it are made."""
+
+        def fail() -> None:
+            int("?")
+
+        self.turn.at_every_end(fail)
         with self.turn:
-            self.turn.at_end(lambda: print(int("?")))
+            self.turn.at_end(fail)
             self.turn.at_end(self.one)
         self.assertEqual(self.called, ["one"])
-        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
 
     def test_turn_at_the_end(self) -> None:
         """A call may have a turn of its own, which ends before the calls behind it."""
@@ -60,6 +79,6 @@ class TurnTests(SynchronousTestCase):
                 self.called.append("inner")
 
         with self.turn:
-            self.turn.at_end(inner, first=True)
+            self.turn.at_end(inner)
             self.turn.at_end(lambda: self.called.append("last"))
         self.assertEqual(self.called, ["one", "inner", "two", "last"])

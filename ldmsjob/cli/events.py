@@ -138,8 +138,8 @@ def event_object(entry: EventEntry) -> dict[str, Any]:
         "source_time_us": event.source_time_us,
         "received_time_us": entry.received_time_us,
         "origin": event.origin,
-        "step": None if event.step is None else msgspec.to_builtins(event.step),
-        "task": None if event.task is None else msgspec.to_builtins(event.task),
+        "step": None if event.step is None else msgspec.structs.asdict(event.step),
+        "task": None if event.task is None else msgspec.structs.asdict(event.task),
     }
 
 

@@ -172,8 +172,8 @@ def print_json(objects: Iterable[Any], *, flush: bool = False) -> None:
 
 def job_object(entry: JobEntry, *, whole: bool = False) -> dict[str, Any]:
     """A job for programs: docs/journal.md, For programs."""
-    facts = msgspec.to_builtins(entry.facts)
-    details = facts.pop("details") or msgspec.to_builtins(JobDetails())
+    facts = msgspec.structs.asdict(entry.facts)
+    details = msgspec.structs.asdict(facts.pop("details") or JobDetails())
     result = {
         "job_id": entry.key.job_id,
         "attempt": entry.key.attempt,
@@ -184,8 +184,8 @@ def job_object(entry: JobEntry, *, whole: bool = False) -> dict[str, Any]:
         **details,
     }
     if whole:
-        result["steps"] = msgspec.to_builtins(entry.steps)
-        result["tasks"] = msgspec.to_builtins(entry.tasks)
+        result["steps"] = [msgspec.structs.asdict(step) for step in entry.steps]
+        result["tasks"] = [msgspec.structs.asdict(task) for task in entry.tasks]
     return result
 
 

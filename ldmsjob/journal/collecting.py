@@ -11,31 +11,42 @@ from ldmsjob.facts import Origin
 from ldmsjob.interfaces import IStats
 from ldmsjob.jobs import Change, Job
 from ldmsjob.journal.records import (
-    EVENT_PARTS,
     UNENCODABLE,
-    About,
+    NewAbout,
+    NewEvent,
     NewNotice,
+    Rows,
     about_job,
     encodable,
     encode,
+    new_event,
 )
 from ldmsjob.journal.storedjobs import Known, StoredJob, job_row
-from ldmsjob.journal.tail import Record
+from ldmsjob.journal.tail import Record, make_record
 from ldmsjob.limitedlog import LimitedLog
 from ldmsjob.notices import Notice
+from ldmsjob.turns import Turn
 
 
 class Collector:
-    """What has been accepted since the last record was made; ``soon`` is called, once, when
-    there is something that must not wait.
+    """What has been accepted since the last record was made. One is made, and given to ``write``,
+    at the end of each turn, and at once outside of turns.
 
     What no file takes is counted as ``lost`` and logged.
     """
 
     log = Logger(namespace="journal")
 
-    def __init__(self, soon: Callable[[], None], stats: IStats, now: Callable[[], float]) -> None:
-        self._soon = soon
+    def __init__(
+        self,
+        turn: Turn,
+        write: Callable[[Record], None],
+        stats: IStats,
+        now: Callable[[], float],
+    ) -> None:
+        self._turn = turn
+        self._write = write
+        turn.at_every_end(self.commit)
         self._stats = stats
         self._limited = LimitedLog(self.log, now=now)
         self._notices: list[NewNotice] = []
@@ -44,8 +55,6 @@ class Collector:
         self._begun: dict[Job, Known] = {}
         """Jobs that run and have no row yet, in the order in which they began: most end soon, and
         a row then is enough."""
-        self._is_due = False
-        """Whether ``soon`` was called."""
         self._kept: dict[tuple[str, str], int | None] = {}
         self._known: dict[Job, Known] = {}
         """Jobs of which more may be said."""
@@ -61,7 +70,7 @@ class Collector:
         sequence: int,
         instance: str,
     ) -> None:
-        """Keep a notice and the changes that it made, at the end of the turn.
+        """Keep a notice and the changes that it made.
 
         ``sequence`` is the number of the last event so far; ``instance`` the job manager that told.
         """
@@ -81,24 +90,20 @@ class Collector:
                 self._row_changed(job, its)
             elif its.ended_us is not None or (change.described and its.has_row):
                 self._row_changed(job, its)
-            events = []
-            for event in change.events:
-                code, detail = EVENT_PARTS[type(event)]
-                told_of = None if detail is None else getattr(event, detail)
-                events.append((code, event.sequence, event.source_time_us, event.origin, told_of))
             told = notice if change is last else None
+            happened = change.events
+            events: Sequence[NewEvent]
+            if len(happened) == 1:
+                event = happened[0]
+                events = (new_event[type(event)](event),)
+            else:
+                events = [new_event[type(event)](event) for event in happened]
             self._notices.append((its.number, about, received_us, origin, told, events))
         self.sequence = sequence
-        if not self._is_due:
-            self._is_due = True
-            self._soon()
+        if not self._turn.depth:
+            self.commit()
 
-    def _due(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            self._soon()
-
-    def _begin(self, job: Job, instance: str) -> tuple[Known, About]:
+    def _begin(self, job: Job, instance: str) -> tuple[Known, NewAbout]:
         self.job += 1
         its = Known(self.job, self.number + 1, instance)
         self._known[job] = self._begun[job] = its
@@ -118,7 +123,8 @@ class Collector:
         its = self._known.get(job)
         if its is not None:
             self._row_changed(job, its)
-            self._due()
+            if not self._turn.depth:
+                self.commit()
 
     def dropped(self, job: Job, now_us: int) -> None:
         """Nobody will tell of that job any more, which has not ended: it counts as ended now."""
@@ -166,30 +172,32 @@ class Collector:
         """Whether there is a job that runs and has no row."""
         return bool(self._begun)
 
-    def record(self) -> Record | None:
-        """What was collected; None if there is nothing. The collecting begins anew."""
-        self._is_due = False
+    def commit(self, kept: bool = False) -> None:
+        """Have what was collected written. Numbers to keep can wait for notices unless ``kept``."""
         notices = self._notices
-        if not (notices or self._changed or self._kept):
-            return None
+        if not (notices or self._changed or (kept and self._kept)):
+            return
         self._notices = []
+        received_us = notices[-1][2] if notices else 0
+        number = self.number + len(notices)
         try:
-            data = encode(notices)
+            turn = encode((number, received_us, self.job, self.sequence, notices))
         except UNENCODABLE:
             notices = encodable(notices, self._unencodable)
-            data = encode(notices)
-        length = len(notices)
-        number = self.number = self.number + length
-        rows = self._rows() if self._changed or self._kept else b""
-        received_us = notices[-1][2] if notices else 0
-        return Record(number, received_us, self.job, self.sequence, data, length, rows)
+            number = self.number + len(notices)
+            turn = encode((number, received_us, self.job, self.sequence, notices))
+        self.number = number
+        rows = self._rows() if self._changed or self._kept else None
+        self._write(make_record(number, len(notices), turn, rows))
 
-    def _rows(self) -> bytes:
-        jobs = [job_row(job, its, self.number) for job, its in self._changed.items()]
-        kept = [(*name, value) for name, value in self._kept.items()]
+    def _rows(self) -> Rows:
+        jobs = []
+        for job, its in self._changed.items():
+            jobs.append(job_row(job, its, self.number))  # a list of its own costs more
         self._changed.clear()
+        kept = [(*name, value) for name, value in self._kept.items()] if self._kept else []
         self._kept.clear()
-        return encode((jobs, kept))
+        return jobs, kept
 
     def _unencodable(self, notice: NewNotice, error: Exception) -> None:
         number, about = notice[:2]

@@ -25,7 +25,6 @@ from ldmsjob.journal.records import (
     StoredEvent,
     StoredNotice,
     decode_about,
-    decode_rows,
     decode_turns,
     encode,
 )
@@ -348,7 +347,7 @@ class _Tail:
     def __init__(self, records: Sequence[Record], newest: int) -> None:
         self._records = [record for record in records if record.number > newest]
         self.jobs = {
-            row[0]: row for record in records if record.rows for row in decode_rows(record.rows)[0]
+            row[0]: row for record in records if record.rows is not None for row in record.rows[0]
         }
         """Rows of jobs."""
         self.last_notice = records[-1].number if records else 0
@@ -357,7 +356,7 @@ class _Tail:
         """Notices of turns with some of these, and the number of the last of them."""
         for record in self._records:
             if record.number > after and record.length:
-                yield record.number, encode([record.notices])
+                yield record.number, encode([record.turn])
                 if record.number >= upto:
                     break
 

@@ -10,7 +10,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -26,7 +25,7 @@ from ldmsjob.journal.records import MAX_TIME_US
 from ldmsjob.journal.storage import SETTLED, JournalFile, set_aside
 from ldmsjob.journal.storedjobs import StoredJob, read_jobs
 from ldmsjob.journal.tables import Damaged
-from ldmsjob.journal.tail import SIDE
+from ldmsjob.journal.tail import SIDE, Record
 from ldmsjob.journal.waiting import WaitingTurns
 from ldmsjob.turns import Turn
 
@@ -94,10 +93,9 @@ class Journal:
         self.problem = ""
         """What the disk says; empty while all that is accepted can be written."""
         self._said_lost = False
-        self._collector = Collector(
-            partial(turn.at_end, self.commit, first=True), stats, clock.seconds
-        )
+        self._collector = Collector(turn, self._write, stats, clock.seconds)
         self.append = self._collector.append  # on the path of every message
+        self.commit = self._collector.commit
         self.keep = self._collector.keep
         self.described = self._collector.described
         self.dropped = self._collector.dropped
@@ -160,7 +158,7 @@ class Journal:
     def close(self) -> None:
         """Write what waits to the database, and close. A disk that has refused it is tried once
         more."""
-        self.commit()
+        self.commit(kept=True)
         if self._file is None and self._waiting.records:
             self._try_again()
         if self._file is not None:
@@ -217,11 +215,8 @@ class Journal:
             with self._surviving():
                 self._move_all(self._file)
 
-    def commit(self) -> None:
-        """Have what the turn has brought on disk."""
-        record = self._collector.record()
-        if record is None:
-            return
+    def _write(self, record: Record) -> None:
+        """Have what a turn has brought on disk."""
         waiting, file = self._waiting, self._file
         waiting.add(record)
         try:
@@ -232,14 +227,14 @@ class Journal:
                     self._append_missing(file)
                 return
             try:
-                file.tail.append(record.framed())
+                file.tail.append(record.framed)
             except OSError:
                 waiting.missing = 1
                 self._tail_fails = True
                 raise
             if waiting.is_batch:
                 self._move(file)
-            else:
+            elif self._moving is None:
                 self._move_soon()
         except (*_DISK_FAULTS, Damaged) as error:
             self._see_to(error)
@@ -248,7 +243,7 @@ class Journal:
         """Append to the tail what it does not have."""
         waiting = self._waiting
         self._tail_fails = True
-        file.tail.append(b"".join([one.framed() for one in waiting.missing_records()]))
+        file.tail.append(b"".join([one.framed for one in waiting.missing_records()]))
         self._tail_fails = False
         waiting.missing = 0
 
@@ -391,11 +386,8 @@ class Journal:
         self._waiting.missing = len(self._waiting.records)
         try:
             self._set_aside(error)
+            self.commit(kept=True)
             self._file = JournalFile(self.path)
-            record = self._collector.record()
-            if record is not None:
-                self._waiting.add(record)
-                self._waiting.missing += 1
             self._move_all(self._file)
         except (*_DISK_FAULTS, ConfigError, Damaged) as failure:
             self._fails(failure)
@@ -423,7 +415,7 @@ class Journal:
         """Delete what is old or too much, in slices; have the log beside the file copied."""
         self._tidying = None
         delay = TIDY_SECONDS
-        self.commit()
+        self.commit(kept=True)
         if self._file is not None and not self._failing:
             with self._surviving():
                 self._move(self._file)
@@ -445,7 +437,7 @@ class Journal:
         if settled != self._settled:
             self._settled = settled
             self.keep(*SETTLED, settled)
-            self.commit()
+            self.commit(kept=True)
             self._move(file)
 
     def _prune(self, file: JournalFile) -> bool:

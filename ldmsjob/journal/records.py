@@ -1,7 +1,7 @@
 """What stands in the journal's blobs: notices, events and facts as msgpack.
 
-Facts of jobs, steps and tasks go by the names of their fields, all else by its place. A newer
-version reads what an older one wrote, and the other way round, as long as new fields go to the end.
+All fields go by their places. A newer version reads what an older one wrote, and the other way
+round, as long as new fields go to the end.
 """
 
 # No "from __future__ import annotations": msgspec would compile each annotation from its text, and
@@ -12,7 +12,17 @@ from typing import Any
 
 import msgspec
 
-from ldmsjob.events import EVENT_WORDS, StepEnded, StepStarted, TaskEnded, TaskStarted
+from ldmsjob.events import (
+    EVENT_WORDS,
+    JobEnded,
+    JobEvent,
+    JobSetDeleted,
+    JobStarted,
+    StepEnded,
+    StepStarted,
+    TaskEnded,
+    TaskStarted,
+)
 from ldmsjob.facts import JobFacts, Origin, StepFacts, TaskFacts
 from ldmsjob.jobs import Job
 from ldmsjob.notices import Notice
@@ -20,11 +30,23 @@ from ldmsjob.notices import Notice
 MAX_TIME_US = (1 << 62) - 1
 """The latest that is kept; what a notifier tells may be later."""
 
-_DETAILS = {TaskStarted: "task", TaskEnded: "task", StepStarted: "step", StepEnded: "step"}
-_WORDS = list(EVENT_WORDS.values())
-EVENT_PARTS = {kind: (code, _DETAILS.get(kind)) for code, kind in enumerate(EVENT_WORDS)}
-"""The number of each kind of event, for ever, and which of its attributes is kept besides what all
-have."""
+NewEvent = tuple[int, int, int, Origin, TaskFacts | StepFacts | None]
+"""An event that is to be kept: number of its kind, its own number, source time, origin, detail."""
+
+new_event: dict[type[JobEvent], Callable[[Any], NewEvent]] = {
+    JobStarted: lambda e: (0, e.sequence, e.source_time_us, e.origin, None),
+    StepStarted: lambda e: (1, e.sequence, e.source_time_us, e.origin, e.step),
+    TaskStarted: lambda e: (2, e.sequence, e.source_time_us, e.origin, e.task),
+    TaskEnded: lambda e: (3, e.sequence, e.source_time_us, e.origin, e.task),
+    StepEnded: lambda e: (4, e.sequence, e.source_time_us, e.origin, e.step),
+    JobEnded: lambda e: (5, e.sequence, e.source_time_us, e.origin, None),
+    JobSetDeleted: lambda e: (6, e.sequence, e.source_time_us, e.origin, None),
+}
+"""What makes it of an event. Their numbers are for ever.
+
+One function for each: attributes are found sooner by code that sees one class alone."""
+
+_WORDS = [EVENT_WORDS[kind] for kind in new_event]
 
 
 class About(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -92,10 +114,39 @@ class StoredNotice(msgspec.Struct, frozen=True, gc=False, array_like=True):
         return events
 
 
-NewNotice = tuple[int, About | None, int, Origin, Notice | None, Sequence[tuple[Any, ...]]]
-"""The same before it is kept, with a tuple for each event: tuples take the least time to make."""
+NewAbout = tuple[str, str, int, str, bool, int, JobFacts | None]
+NewNotice = tuple[int, NewAbout | None, int, Origin, Notice | None, Sequence[NewEvent]]
+"""``About`` and the same before they are kept: tuples take the least time to make."""
 
-JobRow = tuple[int, int, int | None, str, int | None, bytes]
+
+class StoredTurn(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What one turn has brought."""
+
+    number: int
+    """Of its last notice: they are counted for ever. If it has none, of the last one before it."""
+    received_us: int
+    """When its last notice came."""
+    job: int
+    """The highest number of a job so far."""
+    sequence: int
+    """The highest number of an event so far."""
+    notices: list[StoredNotice]
+
+
+class TurnParts(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """The same, with nothing said of what is in the notices."""
+
+    number: int
+    received_us: int
+    job: int
+    sequence: int
+    notices: list[msgspec.Raw]
+
+
+NewTurn = tuple[int, int, int, int, Sequence[NewNotice | StoredNotice]]
+"""The same before it is kept."""
+
+JobRow = tuple[int, int, int | None, str, int | None, bytearray]
 """Number of the job, of the first notice about it and of the last one, its own id, when it ended,
 and what else is known about it. The first number may be too low, the last one too high. Of one that
 runs, neither the last notice nor the end is known."""
@@ -108,7 +159,7 @@ Rows = tuple[list[JobRow], list[KeptRow]]
 """What a turn changes besides bringing notices."""
 
 encode = msgspec.msgpack.Encoder().encode
-"""What takes About, lists of notices that are new or stored, lists of such, and ``Rows``.
+"""What takes ``NewAbout``, ``NewTurn``, lists of encoded turns, and ``Rows``.
 
 Raises ``ValueError``, ``OverflowError`` or ``TypeError`` for what msgpack does not take."""
 
@@ -116,10 +167,10 @@ UNENCODABLE = (ValueError, OverflowError, TypeError)
 
 _NIL = encode(None)
 _decode_about = msgspec.msgpack.Decoder(About).decode
-_decode_turn = msgspec.msgpack.Decoder(list[StoredNotice]).decode
+_decode_turn = msgspec.msgpack.Decoder(StoredTurn).decode
 _decode_rows = msgspec.msgpack.Decoder(Rows).decode
 _decode_turns = msgspec.msgpack.Decoder(list[bytes]).decode
-_decode_parts = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode_parts = msgspec.msgpack.Decoder(TurnParts).decode
 _decode_part = msgspec.msgpack.Decoder(StoredNotice).decode
 _decode_events = msgspec.msgpack.Decoder(list[tuple[int, int, int, Origin, msgspec.Raw]]).decode
 _decode_notice = msgspec.msgpack.Decoder(Notice | None).decode
@@ -127,13 +178,11 @@ _decode_task = msgspec.msgpack.Decoder(TaskFacts).decode
 _decode_step = msgspec.msgpack.Decoder(StepFacts).decode
 
 
-def about_job(job: Job, instance: str, facts: JobFacts | None) -> About:
+def about_job(job: Job, instance: str, facts: JobFacts | None) -> NewAbout:
     """What a job is."""
     key = job.key
     start_us = job.start_us if job.start_us < MAX_TIME_US else MAX_TIME_US
-    return About(
-        key.resource_manager, key.job_id, key.attempt, instance, job.adopted, start_us, facts
-    )
+    return key.resource_manager, key.job_id, key.attempt, instance, job.adopted, start_us, facts
 
 
 def encodable(
@@ -158,43 +207,36 @@ def encodable(
     return found
 
 
-def decode_turn(
-    data: bytes, unreadable: Callable[[Exception], None] | None = None
-) -> list[StoredNotice]:
-    """What ``encode`` made of a list of notices.
+def turn_parts(data: bytes) -> TurnParts:
+    """What ``encode`` made of a turn. Raises ``msgspec.MsgspecError``."""
+    parts: TurnParts = _decoded(_decode_parts, data)
+    return parts
 
-    ``unreadable`` is told of what is damaged, and the rest is returned.
+
+def decode_turn(data: bytes, unreadable: Callable[[Exception], None] | None = None) -> StoredTurn:
+    """What ``encode`` made of a turn. Raises ``msgspec.MsgspecError``.
+
+    ``unreadable`` is told of notices that are damaged, and the others are there.
     """
     try:
-        return _decoded(_decode_turn, data)
-    except msgspec.MsgspecError as error:
-        found: list[StoredNotice] = []
-        failures: list[Exception] = []
-        try:
-            parts = _decoded(_decode_parts, data)
-        except msgspec.MsgspecError:
-            parts, failures = [], [error]
-        for part in parts:
+        turn: StoredTurn = _decoded(_decode_turn, data)
+    except msgspec.MsgspecError:
+        parts = turn_parts(data)
+        found = []
+        for part in parts.notices:
             try:
                 found.append(_decoded(_decode_part, part))
-            except msgspec.MsgspecError as part_error:
-                failures.append(part_error)
-        if unreadable is not None:
-            for failure in failures:
-                unreadable(failure)
-        return found
+            except msgspec.MsgspecError as error:
+                if unreadable is not None:
+                    unreadable(error)
+        return StoredTurn(parts.number, parts.received_us, parts.job, parts.sequence, found)
+    return turn
 
 
 def decode_rows(data: bytes) -> Rows:
     """What ``encode`` made of them. Raises ``msgspec.MsgspecError``."""
     rows: Rows = _decoded(_decode_rows, data)
     return rows
-
-
-def count_notices(data: bytes) -> int:
-    """How many there are in what ``encode`` made of a list of notices. Raises
-    ``msgspec.MsgspecError``."""
-    return len(_decoded(_decode_parts, data))
 
 
 def decode_turns(
@@ -211,17 +253,17 @@ def decode_turns(
         if unreadable is not None:
             unreadable(error)
         return []
-    return [notice for turn in turns for notice in decode_turn(turn, unreadable)]
+    found = []
+    for data in turns:
+        try:
+            found += decode_turn(data, unreadable).notices
+        except msgspec.MsgspecError as error:
+            if unreadable is not None:
+                unreadable(error)
+    return found
 
 
-def renumbered(data: bytes, by_jobs: int) -> bytes:
-    """The same notices, of jobs whose numbers are higher by that."""
-    return encode(
-        [msgspec.structs.replace(one, job=one.job + by_jobs) for one in decode_turn(data)]
-    )
-
-
-def decode_about(data: bytes) -> About:
+def decode_about(data: bytes | bytearray) -> About:
     """What ``encode`` made of it. Raises ``msgspec.MsgspecError``."""
     return _decoded(_decode_about, data)
 

@@ -17,10 +17,11 @@ from ldmsjob.errors import ConfigError
 from ldmsjob.journal.records import (
     JobRow,
     StoredNotice,
+    StoredTurn,
     decode_about,
-    decode_rows,
     decode_turns,
     encode,
+    turn_parts,
 )
 from ldmsjob.journal.tables import Damaged, check_format, look_through, make_tables
 from ldmsjob.journal.tail import SIDE, Record, Tail, in_batches, read_tail
@@ -30,7 +31,7 @@ _PUT_FOUND_JOB = "INSERT OR IGNORE INTO jobs VALUES (?, ?, ?, ?, ?, ?)"
 _PUT_TURN = "INSERT INTO turns VALUES (?, ?, ?, ?, ?)"
 _PUT_KEPT = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)"
 _DROP_KEPT = "DELETE FROM kept WHERE owner = ? AND name = ?"
-_OLDEST = "SELECT number, received_us, job, notices FROM turns WHERE number > ? ORDER BY number"
+_OLDEST = "SELECT * FROM turns WHERE number > ? ORDER BY number"
 _NOT_FORGOTTEN = "SELECT job FROM jobs WHERE job <= ? AND (ended_us IS NULL OR ended_us >= ?)"
 _TURNS_OF_JOBS = """
 SELECT notices FROM turns
@@ -191,23 +192,17 @@ class JournalFile:
         are there already are not written again."""
         with _telling_damage():
             newest = newest_notice(self._cursor)
-        told = [record for record in records if record.length and record.number > newest]
-        jobs: dict[int, JobRow] = {}
-        kept: dict[tuple[str, str], int | None] = {}
-        for record in records:
-            if record.rows:
-                of_jobs, of_keepers = decode_rows(record.rows)
-                jobs.update((row[0], row) for row in of_jobs)
-                kept.update(((owner, name), value) for owner, name, value in of_keepers)
+        told = [record.turn for record in records if record.length and record.number > newest]
+        changed = [record.rows for record in records if record.rows is not None]
+        jobs = [row for of_jobs, _ in changed for row in of_jobs]
         with self._transaction() as cursor:
             if jobs:
-                cursor.executemany(_PUT_JOB, jobs.values())
+                cursor.executemany(_PUT_JOB, jobs)
             if told:
-                last = told[-1]
-                notices = encode([record.notices for record in told])
-                row = last.number, last.received_us, last.job, last.sequence, notices
+                last = turn_parts(told[-1])
+                row = last.number, last.received_us, last.job, last.sequence, encode(told)
                 cursor.execute(_PUT_TURN, row)
-            for (owner, name), value in kept.items():
+            for owner, name, value in [row for _, of_keepers in changed for row in of_keepers]:
                 if value is None:
                     cursor.execute(_DROP_KEPT, (owner, name))
                 else:
@@ -234,17 +229,18 @@ class JournalFile:
         numbers = zip(("job", "number", "sequence"), self.last_numbers(), strict=True)
         if not old:
             return 0, 0
-        newest_job = max(job for _number, job, _notices in old)
+        newest_job = max(turn.job for turn in old)
         wanted = {job for (job,) in self._all(_NOT_FORGOTTEN, newest_job, ended_before_us)}
         deleted, rewritten, count = [], [], 0
-        for number, _job, notices in old:
-            left = [notice for notice in notices if notice.job in wanted]
-            if 2 * len(left) <= len(notices):
-                count += len(notices) - len(left)
+        for turn in old:
+            left = [notice for notice in turn.notices if notice.job in wanted]
+            if 2 * len(left) <= len(turn.notices):
+                count += len(turn.notices) - len(left)
                 if left:
-                    rewritten.append((encode([encode(left)]), number))
+                    rest = msgspec.structs.replace(turn, notices=left)
+                    rewritten.append((encode([encode(rest)]), turn.number))
                 else:
-                    deleted.append((number,))
+                    deleted.append((turn.number,))
         with self._transaction() as cursor:
             if deleted or rewritten:
                 cursor.executemany(_PUT_KEPT, [(_OWN, *number) for number in numbers])
@@ -256,14 +252,14 @@ class JournalFile:
 
     def _old_turns(
         self, after: int, before_us: int, at_most: int
-    ) -> tuple[list[tuple[int, int, list[StoredNotice]]], int, bool]:
-        """Turns behind that number that came before that time, as number, highest number of a job,
-        and notices; the number of the last one looked at, and whether there are more."""
-        old: list[tuple[int, int, list[StoredNotice]]] = []
+    ) -> tuple[list[StoredTurn], int, bool]:
+        """Turns behind that number that came before that time, those of one row as one; the number
+        of the last one looked at, and whether there are more."""
+        old: list[StoredTurn] = []
         last, count = after, 0
         settled = read_settled(self._cursor)
         with _telling_damage():
-            for number, received_us, job, data in self._cursor.execute(_OLDEST, (after,)):
+            for number, received_us, job, sequence, data in self._cursor.execute(_OLDEST, (after,)):
                 if number > settled:
                     break
                 if count >= at_most:
@@ -272,7 +268,7 @@ class JournalFile:
                 count += 1
                 if received_us < before_us:
                     notices = decode_turns(data)
-                    old.append((number, job, notices))
+                    old.append(StoredTurn(number, received_us, job, sequence, notices))
                     count += len(notices) - 1
         return old, last, False
 
@@ -352,7 +348,7 @@ def begun_jobs(number: int, notices: Sequence[StoredNotice]) -> Iterator[JobRow]
     number; without what cannot be read."""
     for this, notice in enumerate(notices, number - len(notices) + 1):
         if notice.has_about():
-            about = bytes(notice.about_blob)
+            about = bytearray(notice.about_blob)
             with suppress(msgspec.MsgspecError):
                 yield notice.job, this, None, decode_about(about).job_id, None, about
 

@@ -22,19 +22,16 @@ from ldmsjob.journal.storage import JournalFile
 from ldmsjob.notices import Notice
 
 
-class Known:
+class Known(msgspec.Struct, eq=False, gc=False):
     """What the journal knows of a job that more may be said of."""
 
-    __slots__ = ("ended_us", "first_notice", "has_row", "instance", "number")
-
-    def __init__(self, number: int, first_notice: int, instance: str) -> None:
-        self.number = number
-        self.first_notice = first_notice
-        self.instance = instance
-        self.has_row = False
-        """Whether it has a row of its own, or is about to get one."""
-        self.ended_us: int | None = None
-        """When its end was heard of, by the clock of this daemon and not of the notifier."""
+    number: int
+    first_notice: int
+    instance: str
+    has_row: bool = False
+    """Whether it has a row of its own, or is about to get one."""
+    ended_us: int | None = None
+    """When its end was heard of, by the clock of this daemon and not of the notifier."""
 
 
 class StoredJob:
@@ -115,8 +112,9 @@ def _find_notice(
 
 def job_row(job: Job, known: Known, last_notice: int) -> JobRow:
     """The row of a job; ``last_notice`` is the number of the newest one, whatever it told."""
+    facts = job.known_facts or job.new_facts()
     try:
-        about = encode(about_job(job, known.instance, job.facts))
+        about = encode(about_job(job, known.instance, facts))
     except UNENCODABLE:  # as its notices may have been
         facts = JobFacts(job.key.text, end_us=known.ended_us)
         about = encode(about_job(job, known.instance, facts))
@@ -127,5 +125,5 @@ def job_row(job: Job, known: Known, last_notice: int) -> JobRow:
         None if ended_us is None else last_notice,
         job.key.job_id,
         ended_us,
-        about,
+        bytearray(about),  # SQLite's module looks for an adapter of bytes for longer than this
     )

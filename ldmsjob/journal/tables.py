@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-FORMAT = 3
+FORMAT = 4
 """``user_version`` of the file; one with another number is set aside. Another text of a table is
 another format, too."""
 

@@ -15,7 +15,7 @@ from zlib import crc32
 
 import msgspec
 
-from ldmsjob.journal.records import count_notices, decode_rows, encode, renumbered
+from ldmsjob.journal.records import Rows, decode_rows, decode_turn, encode, turn_parts
 
 SIDE = "-tail"
 """How its name goes on behind that of the database."""
@@ -24,12 +24,9 @@ BATCH_NOTICES = 500
 BATCH_BYTES = 1 << 18
 """What goes into the database at once, whichever is less: a few milliseconds' work."""
 
-_HEAD = struct.Struct("<4sII")
-"""In front of each record: a mark, the length of what follows, its CRC-32."""
-
-_FIELDS = struct.Struct("<QqQQI")
-"""A record begins with its numbers, as ``Record`` has them, and the length of the rows, which
-follow. The notices are behind them."""
+_HEAD = struct.Struct("<4sIII")
+"""In front of each record: a mark; the length of what follows; its CRC-32, which begins with the
+next number; how much of it the rows take, which are behind the turn."""
 
 _MARK = b"ldjt"
 
@@ -39,40 +36,41 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     number: int
     """Of its last notice: they are counted for ever. If it has none, of the last one before it."""
-    received_us: int
-    """When its last notice came."""
-    job: int
-    """The highest number of a job so far."""
-    sequence: int
-    """The highest number of an event so far."""
-    notices: bytes
-    """Encoded."""
     length: int
     """How many notices these are."""
-    rows: bytes
-    """Rows of jobs, and what is kept, encoded; empty when there are none."""
-
-    def framed(self) -> bytes:
-        """The record as it stands in the tail."""
-        rows = self.rows
-        numbers = self.number, self.received_us, self.job, self.sequence, len(rows)
-        content = _FIELDS.pack(*numbers) + rows + self.notices
-        return _HEAD.pack(_MARK, len(content), crc32(content)) + content
+    turn: bytes
+    """It, encoded."""
+    rows: Rows | None
+    framed: bytes
+    """The record as it stands in the tail."""
 
     def renumbered(self, by_notices: int, by_jobs: int) -> Record:
         """The same, with notices and jobs whose numbers are higher by that."""
-        jobs, kept = decode_rows(self.rows) if self.rows else ([], [])
-        rows = [
-            (job + by_jobs, first + by_notices, last and last + by_notices, *rest)
-            for job, first, last, *rest in jobs
-        ]
-        return msgspec.structs.replace(
-            self,
-            number=self.number + by_notices,
-            job=self.job + by_jobs,
-            notices=renumbered(self.notices, by_jobs),
-            rows=encode((rows, kept)) if self.rows else b"",
-        )
+        old = decode_turn(self.turn)
+        number = old.number + by_notices
+        notices = [msgspec.structs.replace(one, job=one.job + by_jobs) for one in old.notices]
+        turn = encode((number, old.received_us, old.job + by_jobs, old.sequence, notices))
+        rows: Rows | None = None
+        if self.rows is not None:
+            jobs = [
+                (row[0] + by_jobs, row[1] + by_notices, row[2] and row[2] + by_notices, *row[3:])
+                for row in self.rows[0]
+            ]
+            rows = jobs, self.rows[1]
+        return make_record(number, len(notices), turn, rows)
+
+
+def make_record(number: int, length: int, turn: bytes, rows: Rows | None) -> Record:
+    """The record of an encoded turn of so many notices, the last of which has that number."""
+    if rows is None:
+        size = 0
+        content = turn
+    else:
+        encoded = encode(rows)
+        size = len(encoded)
+        content = turn + encoded
+    framed = _HEAD.pack(_MARK, len(content), crc32(content, size), size) + content
+    return Record(number, length, turn, rows, framed)
 
 
 class Tail:
@@ -94,14 +92,15 @@ class Tail:
         if self._is_ragged:
             self._cut()
         try:
-            if os.write(self._fd, data) != len(data):
+            written = os.write(self._fd, data)
+            if written != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
         except OSError:
             self._is_ragged = True
             with suppress(OSError):  # It is tried again before anything else is appended.
                 self._cut()
             raise
-        self.size += len(data)
+        self.size += written
 
     def _cut(self) -> None:
         os.ftruncate(self._fd, self.size)
@@ -145,37 +144,36 @@ def read_tail(path: str) -> tuple[list[Record], bool]:
         return [], True
     records: list[Record] = []
     at = 0
-    while (found := _record_at(data, at)) is not None:
-        content, at = found
+    while (found := _content_at(data, at)) is not None:
+        turn, rows, at = found
         try:
-            records.append(_parsed(content))
-        except (struct.error, msgspec.MsgspecError):
+            parts = turn_parts(turn)
+            told = decode_rows(rows) if rows else None
+        except msgspec.MsgspecError:
             return records, False
+        records.append(make_record(parts.number, len(parts.notices), turn, told))
     behind = at
     while (behind := data.find(_MARK, behind + 1)) >= 0:
-        if _record_at(data, behind) is not None:
+        if _content_at(data, behind) is not None:
             return records, False
     return records, True
 
 
-def _record_at(data: bytes, at: int) -> tuple[bytes, int] | None:
-    """What is in the record there, and where it ends; None if there is no whole one."""
+def _content_at(data: bytes, at: int) -> tuple[bytes, bytes, int] | None:
+    """Turn and rows of the record there, and where it ends; None if there is no whole one."""
     begin = at + _HEAD.size
     if begin > len(data):
         return None
-    mark, size, checksum = _HEAD.unpack_from(data, at)
-    content = data[begin : begin + size]
-    if mark != _MARK or len(content) != size or crc32(content) != checksum:
+    mark, length, checksum, size = _HEAD.unpack_from(data, at)
+    content = data[begin : begin + length]
+    if mark != _MARK or len(content) != length or crc32(content, size) != checksum:
         return None
-    return content, begin + size
+    return content[: length - size], content[length - size :], begin + length
 
 
-def _parsed(content: bytes) -> Record:
-    number, received_us, job, sequence, size = _FIELDS.unpack_from(content)
-    rows = content[_FIELDS.size : _FIELDS.size + size]
-    notices = content[_FIELDS.size + size :]
-    length = count_notices(notices)
-    return Record(number, received_us, job, sequence, notices, length, rows)
+def is_batch(notices: int, size: int) -> bool:
+    """Whether that many notices, and bytes, are as many as go into the database at once."""
+    return notices >= BATCH_NOTICES or size >= BATCH_BYTES
 
 
 def in_batches(records: Iterable[Record]) -> Iterator[Sequence[Record]]:
@@ -185,8 +183,8 @@ def in_batches(records: Iterable[Record]) -> Iterator[Sequence[Record]]:
     for record in records:
         batch.append(record)
         notices += record.length
-        size += len(record.notices) + len(record.rows)
-        if notices >= BATCH_NOTICES or size >= BATCH_BYTES:
+        size += len(record.framed)
+        if is_batch(notices, size):
             yield batch
             batch = []
             notices = size = 0

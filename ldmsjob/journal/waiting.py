@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldmsjob.journal.tail import BATCH_BYTES, BATCH_NOTICES, Record, in_batches
+from ldmsjob.journal.tail import BATCH_BYTES, BATCH_NOTICES, Record, in_batches, is_batch
 
 _MAX_BYTES = 1000
 """What a notice takes at most, on the average, with all that belongs to it."""
@@ -22,17 +22,15 @@ class WaitingTurns:
         """How many are in the records."""
         self.size = 0
         """About the bytes of all records."""
+        self.is_batch = False
+        """Whether as much waits as goes into the database at once."""
 
     def add(self, record: Record) -> None:
-        """A turn is over, whose record is in the tail."""
+        """A turn is over, whose record is in the tail or about to be there."""
         self.records.append(record)
-        self.notices += record.length
-        self.size += len(record.notices) + len(record.rows)
-
-    @property
-    def is_batch(self) -> bool:
-        """Whether as much waits as goes into the database at once."""
-        return self.notices >= BATCH_NOTICES or self.size >= BATCH_BYTES
+        self.notices = notices = self.notices + record.length
+        self.size = size = self.size + len(record.framed)
+        self.is_batch = notices >= BATCH_NOTICES or size >= BATCH_BYTES
 
     def missing_records(self) -> list[Record]:
         """What the tail does not have."""
@@ -44,15 +42,24 @@ class WaitingTurns:
 
     def batch(self) -> Sequence[Record]:
         """The oldest ones, as many as go into the database at once."""
-        return next(in_batches(self.records), ())
+        records = self.records
+        if not records or is_batch(
+            self.notices - records[-1].length, self.size - len(records[-1].framed)
+        ):
+            return next(in_batches(records), ())
+        return list(records)  # as nearly always: the last one has made it a batch, if it is one
 
     def remove(self, records: int) -> int:
         """So many of the oldest wait no more; returns how many notices that are."""
-        gone = self.records[:records]
-        del self.records[:records]
-        notices = sum([record.length for record in gone])
-        self.notices -= notices
-        self.size -= sum([len(record.notices) + len(record.rows) for record in gone])
+        gone, self.records = self.records[:records], self.records[records:]
+        if self.records:
+            notices = sum([record.length for record in gone])
+            self.notices -= notices
+            self.size -= sum([len(record.framed) for record in gone])
+        else:
+            notices = self.notices
+            self.notices = self.size = 0
+        self.is_batch = is_batch(self.notices, self.size)
         self.missing = min(self.missing, len(self.records))
         return notices
 
@@ -65,7 +72,7 @@ class WaitingTurns:
         while notices > at_most * 9 // 10 or size > at_most * _MAX_BYTES * 9 // 10:
             record = self.records[records]
             notices -= record.length
-            size -= len(record.notices) + len(record.rows)
+            size -= len(record.framed)
             records += 1
         return self.remove(records)
 

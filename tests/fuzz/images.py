@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 
@@ -14,14 +13,14 @@ from ldmsjob.events import JobEvent
 from ldmsjob.facts import JobDetails, JobFacts
 from ldmsjob.jobmgr.slurm import SlurmJobManager
 from ldmsjob.journal.records import (
-    EVENT_PARTS,
     About,
-    count_notices,
     decode_about,
     decode_rows,
     decode_turn,
     decode_turns,
     encode,
+    new_event,
+    turn_parts,
 )
 from ldmsjob.notices import Notice
 from ldmsjob.sets.decode import decode_set
@@ -105,26 +104,25 @@ def _shape(meta: bytes) -> tuple[int, int, int]:
 def journal_rows(data: bytes) -> None:
     """What is damaged in the journal is told from what is whole by the declared errors alone."""
     failures: list[Exception] = []
-    for notice in decode_turn(data, failures.append) + decode_turns(data, failures.append):
+    notices = decode_turns(data, failures.append)
+    with suppress(msgspec.MsgspecError):
+        notices += decode_turn(data, failures.append).notices
+    for notice in notices:
         with suppress(msgspec.MsgspecError):
             encode(notice.notice())
             for event in notice.events():
                 expect(isinstance(event.word, str), "no word")
             if notice.has_about():
                 expect(isinstance(decode_about(notice.about_blob), About), "about no job")
-    for decode in (decode_about, decode_rows, count_notices):
+    for decode in (decode_about, decode_rows, turn_parts):
         with suppress(msgspec.MsgspecError):
             decode(data)
 
 
-def kept_notice(notice: Notice | None, events: Sequence[JobEvent], about: About | None) -> Any:
-    """What the journal makes of these before it encodes them."""
-    kept = []
-    for event in events:
-        code, detail = EVENT_PARTS[type(event)]
-        part = None if detail is None else getattr(event, detail)
-        kept.append((code, event.sequence, event.source_time_us, event.origin, part))
-    return 1, about, 1, "message", notice, kept
+def kept_turn(notice: Notice | None, events: Sequence[JobEvent], about: About | None) -> bytes:
+    """What the journal makes of these."""
+    kept = [new_event[type(event)](event) for event in events]
+    return encode((1, 1, 1, 9, [(1, about, 1, "message", notice, kept)]))
 
 
 def row_seeds() -> Iterator[bytes]:
@@ -138,10 +136,8 @@ def row_seeds() -> Iterator[bytes]:
     for payload in replay("nonroot"):
         fake.publish(payload)
     about = About("slurm", "7", 1, "m", False, 1, JobFacts("7", details=JobDetails(account="a")))
-    turns = [
-        encode([kept_notice(notice, recorder.events[:3], about)]) for notice in context.notices
-    ]
-    turns.append(encode([kept_notice(None, recorder.events, None)]))
+    turns = [kept_turn(notice, recorder.events[:3], about) for notice in context.notices]
+    turns.append(kept_turn(None, recorder.events, None))
     yield from turns
     yield encode(turns)
     yield encode(about)

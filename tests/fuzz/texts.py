@@ -39,7 +39,7 @@ from ldmsjob.transports.spool import Spool
 from ldmsjob.wire.directory import directory_texts, read_directory
 from ldmsjob.wire.events import Credential
 from tests.daemons import loader
-from tests.fuzz.images import kept_notice
+from tests.fuzz.images import kept_turn
 from tests.fuzz.seeds import VECTORS, WALL_US, conversation, recorded_streams
 from tests.fuzz.target import Script, cuts, expect, same
 
@@ -123,9 +123,9 @@ def notices(data: bytes) -> None:
             ended.add(key)
     # What the journal is given can be written, and says the same when it is read.
     for notice in context.notices:
-        (stored,) = decode_turn(encode([kept_notice(notice, [], None)]))
+        (stored,) = decode_turn(kept_turn(notice, [], None)).notices
         same(stored.notice(), notice, "in the journal")
-    (stored,) = decode_turn(encode([kept_notice(None, recorder.events, None)]))
+    (stored,) = decode_turn(kept_turn(None, recorder.events, None)).notices
     sequences = [one.sequence for one in recorder.events]
     same([one.sequence for one in stored.events()], sequences, "stored")
     for job in fake.jobs.jobs():
