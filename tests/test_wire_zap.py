@@ -32,6 +32,7 @@ VECTORS = [
             "frame_xid": b"\1\0\0\0",
             "ctxt": bytes(8),
             "version": zap.VERSION,
+            "release": zap.RELEASE,
             "signature": b"SOCKET\0\0",
             "data_len": 64,
             "data": bytes.fromhex(CONNECTION),

@@ -48,6 +48,7 @@ from ldmsjob.wire.events import (
     WireCommand,
     WireEvent,
 )
+from ldmsjob.wire.handshake import Own, accepted_frame, connect_frame
 from ldmsjob.wire.request import RequestReader, request, responses
 from ldmsjob.wire.setexchange import SetExchange
 from ldmsjob.wire.subscriptions import SubscriptionExchange
@@ -175,7 +176,7 @@ class LdmsConnection:
         """Begin, as the active side."""
         if self._rail_gn is None:
             self._rail_gn = secrets.randbits(63)
-        self._output.append(zap.connect_frame(self._own_message(self._rail_gn)))
+        self._output.append(connect_frame(self._own(), self._rail_gn))
 
     def data_to_send(self) -> bytes:
         """What is to be written to the peer now; each byte is handed out once."""
@@ -317,8 +318,7 @@ class LdmsConnection:
             raise
         self._endpoints, self._endpoint = peer.endpoints, peer.endpoint
         self.peer = peer.peer_info()
-        own = self._own_message(peer.rail_gn)
-        self._output.append(zap.counted_frame(zap.ACCEPTED, own))
+        self._output.append(accepted_frame(self._own(), peer.rail_gn))
         self._frames = _WAIT_ACK
 
     def _ack_frame(self, data: bytes, at: int, stop: int, events: list[WireEvent]) -> None:
@@ -520,18 +520,16 @@ class LdmsConnection:
     def _send_request(self, request: bytes) -> None:
         self._output.append(zap.counted_frame(zap.SENDRECV, request))
 
-    def _own_message(self, rail_gn: int) -> bytes:
-        own = xprt.ConnectionMessage(
+    def _own(self) -> Own:
+        return (
             self._auth_name,
             self._rate,
             self._quota,
             self._pid,
-            rail_gn,
             self._enabled(),
             self._endpoints,
             self._endpoint,
         )
-        return own.encode()
 
 
 # What is legal when, and what it does. Any other kind of frame ends the connection.

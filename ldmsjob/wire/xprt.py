@@ -63,6 +63,8 @@ TERMS = Struct(
 """What the connection messages of many peers have in common."""
 PARTICULARS = Struct("pid" / Int32sb, "rail_gn" / Int64ub, "messages_enabled" / Int32sb)
 CONNECTION_MESSAGE = Struct(*TERMS.subcons, *PARTICULARS.subcons)
+RAIL_GN_AT = TERMS.sizeof() + PARTICULARS.pid.sizeof()
+RAIL_GN_BYTES = PARTICULARS.rail_gn.sizeof()
 REQUEST_HEAD = Struct("xid" / Bytes(8), "command" / Int32ub, "request_len" / Int32ub)
 REPLY_HEAD = Struct(*REQUEST_HEAD.subcons, "rc" / Int32ub)
 COUNTED_REQUEST = Struct(*REQUEST_HEAD.subcons, "payload_len" / Int32ub)

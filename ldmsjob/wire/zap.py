@@ -44,8 +44,9 @@ MAX_FRAME = 1_048_576
 MAX_PAYLOAD = MAX_FRAME - 40
 """The most that a C peer takes as the payload of a SENDRECV frame."""
 
-VERSION = bytes((1, 3, 1, 0))
-_MAJOR_VERSION = VERSION[:2]
+VERSION = bytes((1, 3))
+RELEASE = bytes((1, 0))
+"""Patch and flags, which do not count."""
 SIGNATURE = b"SOCKET\0\0"
 
 REMOTE_PERMISSION = 19
@@ -61,7 +62,11 @@ FRAME_HEAD = Struct(
 COUNTED_HEAD = Struct(*FRAME_HEAD.subcons, "data_len" / Int32ub)
 """SENDRECV, ACCEPTED, REJECTED and ACK_ACCEPTED, in front of their data."""
 CONNECT_HEAD = Struct(
-    *FRAME_HEAD.subcons, "version" / Bytes(4), "signature" / Bytes(8), "data_len" / Int32ub
+    *FRAME_HEAD.subcons,
+    "version" / Bytes(2),
+    "release" / Bytes(2),
+    "signature" / Bytes(8),
+    "data_len" / Int32ub,
 )
 RENDEZVOUS_HEAD = Struct(
     *FRAME_HEAD.subcons,
@@ -102,6 +107,7 @@ READ_RESPONSE_BYTES = _READ_RESPONSE_HEAD.size
 _READ_RESPONSE_FIELDS = flat_struct(READ_RESPONSE_HEAD, only=("frame_xid", "ctxt", "status"))
 _WRITE_RESPONSE = flat_struct(WRITE_RESPONSE)
 _CONNECT_FIELDS = flat_struct(CONNECT_HEAD, only=("version", "signature"))
+_OUR_FRAMING = VERSION, SIGNATURE
 
 # The size of the fixed part, and what reads the count of the bytes behind it. Without a count:
 # exactly that size, but for RENDEZVOUS, whose tail is as long as the frame is.
@@ -153,12 +159,8 @@ def body_at(kind: int, data: bytes, at: int, length: int) -> int:
 
 
 def check_connect(data: bytes, at: int) -> None:
-    """Raise ``PeerError`` unless a CONNECT frame is from a peer that speaks our framing.
-
-    The last two of the four version bytes do not matter.
-    """
-    version, signature = _CONNECT_FIELDS.unpack_from(data, at)
-    if signature != SIGNATURE or version[:2] != _MAJOR_VERSION:
+    """Raise ``PeerError`` unless a CONNECT frame is from a peer that speaks our framing."""
+    if _CONNECT_FIELDS.unpack_from(data, at) != _OUR_FRAMING:
         raise PeerError("CONNECT frame of another framing version")
 
 
@@ -171,9 +173,9 @@ def counted_frame(kind: int, payload: bytes = b"") -> bytes:
 def connect_frame(message: bytes) -> bytes:
     """A CONNECT frame around a connection message."""
     size = len(message)
-    head = _CONNECT.pack(
-        CONNECT, 0, _CONNECT.size + size, NO_XID, NO_CTXT, VERSION, SIGNATURE, size
-    )
+    length = _CONNECT.size + size
+    framing = (VERSION, RELEASE, SIGNATURE)
+    head = _CONNECT.pack(CONNECT, 0, length, NO_XID, NO_CTXT, *framing, size)
     return head + message
 
 
