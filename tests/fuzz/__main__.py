@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-GRACE_SECONDS = 60.0
+GRACE_SECONDS = 600.0
 """How much longer than it should a target's process may take: it imports, and has a last input."""
 
 
