@@ -27,39 +27,48 @@ class EventLoop(EPollReactor):
             try:
                 while self._started:
                     self.runUntilCurrent()
-                    self.doPoll(self.running and self.timeout())
-                    while self.running and not (
-                        self._newTimedCalls or self.threadCallQueue or self._justStopped
-                    ):
-                        # As `timeout` has it.
-                        calls = self._pendingTimedCalls
-                        wait = calls[0].time - self.seconds() if calls else LONGEST_SECONDS
-                        if wait <= 0:
-                            break
-                        self.doPoll(wait if wait < LONGEST_SECONDS else LONGEST_SECONDS)
+                    self.doPoll(self.running and self.timeout(), go_on=True)
             except BaseException:
                 log.err(None, "in the main loop")
 
-    def doPoll(self, timeout: float | None) -> None:  # noqa: N802
-        """Wait for events, ``timeout`` seconds or without an end, and have them dealt with."""
-        selectables = self._selectables
+    def doPoll(self, timeout: float | None, go_on: bool = False) -> None:  # noqa: N802
+        """Wait for events, ``timeout`` seconds or without an end, and have them dealt with.
+
+        ``go_on``: then wait for more, until there is something else to do.
+        """
+        poll, selectables = self._poller.poll, self._selectables
         wait = -1 if timeout is None else timeout
-        for descriptor, event in self._poller.poll(wait, len(selectables)):
-            # An event before this one may have closed it.
-            selectable = selectables.get(descriptor)
-            if selectable is None:
-                continue
-            if event != EPOLLIN:
-                # What it raises is logged there, and ends it.
-                self._doReadOrWrite(selectable, descriptor, event)
-                continue
-            try:
-                why = selectable.doRead()
-            except BaseException as error:
-                log.err()
-                why = error
-            if why:
-                self._disconnectSelectable(selectable, why, True)
+        while True:
+            for descriptor, event in poll(wait, len(selectables)):
+                # An event before this one may have closed it.
+                selectable = selectables.get(descriptor)
+                if selectable is None:
+                    continue
+                if event != EPOLLIN:
+                    # What it raises is logged there, and ends it.
+                    self._doReadOrWrite(selectable, descriptor, event)
+                    continue
+                try:
+                    why = selectable.doRead()
+                except BaseException as error:
+                    log.err()
+                    why = error
+                if why:
+                    self._disconnectSelectable(selectable, why, True)
+            if (
+                not (go_on and self.running)
+                or self._newTimedCalls
+                or self.threadCallQueue
+                or self._justStopped
+            ):
+                return
+            # As `timeout` has it.
+            calls = self._pendingTimedCalls
+            wait = calls[0].time - self.seconds() if calls else LONGEST_SECONDS
+            if wait <= 0:
+                return
+            if wait > LONGEST_SECONDS:
+                wait = LONGEST_SECONDS
 
     doIteration = doPoll  # noqa: N815
 

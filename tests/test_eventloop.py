@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -169,14 +170,15 @@ class EventLoopTests(SynchronousTestCase):
             if call is not None:
                 self.loop.callLater(call, self.fail)
             self.loop._started = self.loop.running = True
-            waits: list[float | None] = []
+            waits: list[float] = []
 
-            def poll(wait: float | None, waits: list[float | None] = waits) -> None:
+            def poll(wait: float, most: int, waits: list[float] = waits) -> list[Any]:
                 waits.append(wait)
                 if len(waits) == 2:
                     self.loop._started = self.loop.running = False
+                return []
 
-            self.loop.doPoll = poll
+            self.loop._poller = SimpleNamespace(poll=poll, close=lambda: None)
             self.loop.mainLoop()
             self.assertEqual(waits[1], expected)
             # Not too long for the system.
@@ -189,10 +191,10 @@ class EventLoopTests(SynchronousTestCase):
         """A defect in it is logged, and ends nothing."""
         self.loop.startRunning(installSignalHandlers=False)
         self.loop.callLater(0, self.loop.stop)
-        polls = [self.loop.doPoll, lambda wait: 1 / 0]
+        polls = [self.loop.doPoll, lambda *given, **named: 1 / 0]
 
-        def poll(wait: float | None) -> None:
-            (polls.pop() if len(polls) > 1 else polls[0])(wait)
+        def poll(*given: Any, **named: Any) -> None:
+            (polls.pop() if len(polls) > 1 else polls[0])(*given, **named)
 
         self.loop.doPoll = poll
         self.loop.mainLoop()
