@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from zope.interface import implementer
@@ -53,12 +54,12 @@ class Recorder(JobSubscriber):
         content = {
             "kind": kind,
             "key": event.key,
-            "facts": event.facts,
+            "facts": _by_name(event.facts),
             "sequence": event.sequence,
             "time_us": event.source_time_us,
             "origin": event.origin,
-            "step": getattr(event, "step", None),
-            "task": getattr(event, "task", None),
+            "step": _by_name(getattr(event, "step", None)),
+            "task": _by_name(getattr(event, "task", None)),
         }
         os.write(self._fd, msgspec.json.encode(content) + b"\n")
 
@@ -93,3 +94,10 @@ class Recorder(JobSubscriber):
     def events_lost(self, event: EventsLost) -> None:
         """Written; whoever reads it fails."""
         os.write(self._fd, b'{"kind":"events_lost"}\n')
+
+
+def _by_name(value: Any) -> Any:
+    """A struct, and those in it, with the names of its fields."""
+    if not isinstance(value, msgspec.Struct):
+        return value
+    return {name: _by_name(one) for name, one in msgspec.structs.asdict(value).items()}
