@@ -18,12 +18,13 @@ _RIGHTS = ("---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx")
 def directory_entry(metric_set: MetricSet) -> DirectoryEntry:
     """What the directory says of a set now. Does not need its image."""
     layout = metric_set.layout
+    schema = layout.schema
     seconds, microseconds, took_s, took_us, state = metric_set.stamp
     return DirectoryEntry(
         # These without their names: of more keywords Python makes a dictionary first.
         metric_set.instance,
-        metric_set.schema.name,
-        metric_set.schema.digest.hex().upper(),
+        schema.name,
+        _digest_text(schema),
         "CL " if state == TRANSACTION_FINISHED else " L ",
         meta_size=layout.meta_size,
         data_size=layout.data_size,
@@ -31,8 +32,8 @@ def directory_entry(metric_set: MetricSet) -> DirectoryEntry:
         uid=metric_set.uid,
         gid=metric_set.gid,
         perm=permission_text(metric_set.perm),
-        card=len(metric_set.schema.metrics),
-        array_card=metric_set.schema.array_card,
+        card=len(schema.metrics),
+        array_card=schema.array_card,
         meta_gn=metric_set.meta_generation,
         data_gn=metric_set.data_generation,
         timestamp=Time(seconds, microseconds),
