@@ -228,7 +228,13 @@ class LinkProtocol(Protocol):
         outbox = self._outbox
         outbox.depth += 1
         try:
-            self._take(self._connection.receive_data(data, self._wall_clock_us()))
+            events = self._connection.receive_data(data, self._wall_clock_us())
+            if self._is_open and self.rail is None and self._connection.error is None:
+                # As nearly always.
+                if events:
+                    self._site.link_events(self, events)
+            else:
+                self._take(events)
         finally:
             outbox.end(self)
         if not self._answered and not self._closing:
@@ -320,9 +326,13 @@ class LinkProtocol(Protocol):
         """Send it: at once, or with all else that the read being dealt with brings."""
         if self._closing:
             return
-        # Credit goes out with every read, and has no time in it.
-        now_us = 0 if type(command) is ReturnCredit else self._wall_clock_us()
-        self._connection.send(command, now_us)
+        if type(command) is ReturnCredit:
+            # It goes out with every read, and has no time in it.
+            self._connection.send(command, 0)
+            if self._to_write:
+                return
+        else:
+            self._connection.send(command, self._wall_clock_us())
         if not self._outbox.depth:
             self.flush()
             return
