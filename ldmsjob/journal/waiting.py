@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from ldmsjob.journal.tail import BATCH_BYTES, BATCH_NOTICES, Record, in_batches, is_batch
 
-_MAX_BYTES = 1000
-"""What a notice takes at most, on the average, with all that belongs to it."""
+_MAX_BYTES = 500
+"""What a notice takes of the tail at most, on the average, with all that belongs to it. In memory it
+takes twice that: as it goes into the tail, and as it goes into the database."""
 
 
 class WaitingTurns:
@@ -21,7 +22,7 @@ class WaitingTurns:
         self.notices = 0
         """How many are in the records."""
         self.size = 0
-        """About the bytes of all records."""
+        """The bytes of all records."""
         self.is_batch = False
         """Whether as much waits as goes into the database at once."""
 
