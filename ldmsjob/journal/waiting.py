@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ldmsjob.journal.tail import BATCH_BYTES, BATCH_NOTICES, Record, in_batches, is_batch
 
 _MAX_BYTES = 500
-"""What a notice takes of the tail at most, on the average, with all that belongs to it. In memory it
-takes twice that: as it goes into the tail, and as it goes into the database."""
+"""What a notice takes of the tail at most, on the average, with all that belongs to it. It takes
+twice that of the memory: as it goes into the tail, and as it goes into the database."""
 
 
 class WaitingTurns:
