@@ -157,33 +157,20 @@ class LinkSite:
 
     def link_events(self, link: ILink, events: Sequence[WireEvent | SetEvent]) -> None:
         """Deal with all that one read brought, in one turn."""
-        credits: list[int] = []
-        refused: list[int] = []
-        messages = 0
+        credits: Sequence[int]
+        refused: Sequence[int]
+        messages = self._messages
         began = self._now()
         turn = self._turn
         turn.depth += 1
         try:
-            runs: Sequence[tuple[type[Any], Sequence[Any]]] = ((type(events[0]), events),)
-            if len(events) > 1:
-                runs = _runs(events)
-            for kind, run in runs:
-                if kind is Message:
-                    messages += len(run)
-                    self._message_bytes += (
-                        run[0].credit if len(run) == 1 else sum([message.credit for message in run])
-                    )
-                    done, off = self._hub.deliver(run, link)
-                    credits += done
-                    refused += off
-                else:
-                    call = self._calls.get(kind, self._unexpected)
-                    for event in run:
-                        call(link, event)
+            if len(events) == 1:
+                credits, refused = self._take(link, type(events[0]), events)
+            else:
+                credits, refused = self._take_runs(link, events)
         finally:
             turn.end()
-        if messages:
-            self._messages += messages
+        if self._messages != messages:
             self._new_latencies.append(self._now() - began)
             if len(self._new_latencies) >= MAX_NEW:
                 self._latency.settle()
@@ -192,6 +179,31 @@ class LinkSite:
         if refused:
             self._stats.add("refused_off", len(refused))
             link.send(ReturnCredit(refused, rc=errno.EOPNOTSUPP))
+
+    def _take_runs(self, link: ILink, events: Sequence[Any]) -> tuple[Sequence[int], Sequence[int]]:
+        """Deal with events of any kinds, in their order; returns what ``deliver`` does."""
+        credits: list[int] = []
+        refused: list[int] = []
+        for kind, run in groupby(events, type):
+            done, off = self._take(link, kind, list(run))
+            credits += done
+            refused += off
+        return credits, refused
+
+    def _take(
+        self, link: ILink, kind: type[Any], run: Sequence[Any]
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """Deal with events of one kind."""
+        if kind is Message:
+            self._messages += len(run)
+            self._message_bytes += (
+                run[0].credit if len(run) == 1 else sum([message.credit for message in run])
+            )
+            return self._hub.deliver(run, link)
+        call = self._calls.get(kind, self._unexpected)
+        for event in run:
+            call(link, event)
+        return (), ()
 
     def link_drained(self, link: ILink) -> None:
         """Send it what waits for it."""
@@ -334,11 +346,6 @@ class ListenerSite:
         """One less."""
         self.links.pop(link, None)
         self._site.link_closed(link, reason)
-
-
-def _runs(events: Sequence[Any]) -> Sequence[tuple[type[Any], Sequence[Any]]]:
-    """The events in runs of one kind, in their order."""
-    return [(kind, list(run)) for kind, run in groupby(events, type)]
 
 
 def _word(reason: str) -> str:
