@@ -74,7 +74,7 @@ class JobService:
         self._fanout = Fanout(
             stats.child("subscribers"), log, limit=limits.event_queue, now=clock.seconds
         )
-        self._memory = Memory(clock)
+        self._memory = Memory(clock, stats.settle)
         self._users = users or Users(clock, deferToThread)
         self._journal = journal
         self._stats.gauge("running", lambda: len(self._table.running()))

@@ -39,12 +39,22 @@ def giver() -> Callable[[], None]:
 
 
 class Memory:
-    """Calls ``give_back`` in the pause after many jobs have gone, by default a ``giver``'s."""
+    """Calls ``give_back`` in the pause after many jobs have gone, by default a ``giver``'s.
+
+    ``let_go`` is called first: small things that are kept until there are enough of them, made
+    while there were many jobs, would each keep a MiB.
+    """
 
     def __init__(
-        self, clock: IReactorTime, *, give_back: Callable[[], None] | None = None, many: int = MANY
+        self,
+        clock: IReactorTime,
+        let_go: Callable[[], None],
+        *,
+        give_back: Callable[[], None] | None = None,
+        many: int = MANY,
     ) -> None:
         self._clock = clock
+        self._let_go = let_go
         self._give_back = give_back or giver()
         self._many = many
         self._gone = 0
@@ -75,4 +85,5 @@ class Memory:
             self._look_later()
         else:
             self._gone = 0
+            self._let_go()
             self._give_back()

@@ -192,6 +192,13 @@ class Stats:
             for path, below in group.walk():
                 yield (name, *path), below
 
+    def settle(self) -> None:
+        """Have all histograms put into buckets what is new, here and below."""
+        for histogram in self.histograms.values():
+            histogram.settle()
+        for group in self._children.values():
+            group.settle()
+
     def groups(self) -> Iterator[tuple[str, dict[str, int]]]:
         """The groups below this one as ``a/b`` and their counters, without those that are 0.
 

@@ -14,12 +14,17 @@ class MemoryTests(SynchronousTestCase):
     def setUp(self) -> None:
         """One that counts."""
         self.clock = Clock()
-        self.given = 0
-        self.memory = Memory(self.clock, give_back=self.give_back, many=100)
+        self.given = self.let_go = 0
+        self.memory = Memory(self.clock, self.letting_go, give_back=self.give_back, many=100)
+
+    def letting_go(self) -> None:
+        """Count it."""
+        self.let_go += 1
 
     def give_back(self) -> None:
-        """Count it."""
+        """Count it; all that could be let go was."""
         self.given += 1
+        self.assertEqual(self.let_go, self.given)
 
     def go(self, jobs: int) -> None:
         """So many jobs go, and then a look's time passes."""

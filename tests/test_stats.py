@@ -108,6 +108,18 @@ class HistogramTests(SynchronousTestCase):
             histogram.observe(1.0)
         self.assertEqual(len(histogram.new), 5)
 
+    def test_settled(self) -> None:
+        """Nothing is left that is in no bucket, in no group."""
+        stats = Stats()
+        groups = stats, stats.child("a").child("b")
+        for group in groups:
+            group.observe("wait", 1.0)
+        stats.settle()
+        for group in groups:
+            histogram = group.histogram("wait")
+            self.assertEqual(len(histogram.new), 0)
+            self.assertEqual(histogram.count, 1)
+
     def test_nothing(self) -> None:
         """There is no quantile of nothing."""
         self.assertIsNone(Histogram().quantile(0.99))
