@@ -22,6 +22,7 @@ from ldmsjob.errors import ConfigError
 from ldmsjob.journal.history import History
 from tests.faults.test_journal import Publisher, messages, reference
 from tests.ports import free_port
+from tests.real import require_real
 
 reactor: Any = installed_reactor
 
@@ -54,6 +55,7 @@ class DiskTestCase(TestCase):
 
     def setUp(self) -> None:
         """A directory; nothing runs yet."""
+        require_real()
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir(parents=True)
         self.disk = self.directory / "disk"
