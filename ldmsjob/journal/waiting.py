@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldmsjob.journal.tail import BATCH_BYTES, BATCH_NOTICES, Record, in_batches, is_batch
+from ldmsjob.journal.tail import Record, in_batches, is_batch
 
 _MAX_BYTES = 500
 """What a notice takes of the tail at most, on the average, with all that belongs to it. It takes
@@ -29,9 +29,9 @@ class WaitingTurns:
     def add(self, record: Record) -> None:
         """A turn is over, whose record is in the tail or about to be there."""
         self.records.append(record)
-        self.notices = notices = self.notices + record.length
-        self.size = size = self.size + len(record.framed)
-        self.is_batch = notices >= BATCH_NOTICES or size >= BATCH_BYTES
+        self.notices += record.length
+        self.size += len(record.framed)
+        self.is_batch = is_batch(self.notices, self.size)
 
     def missing_records(self) -> list[Record]:
         """What the tail does not have."""
