@@ -70,6 +70,7 @@ class JobService:
             daemon_name,
             self._forget,
             wall_clock_us,
+            most_lingering=limits.lingering_jobs,
         )
         self._fanout = Fanout(
             stats.child("subscribers"), log, limit=limits.event_queue, now=clock.seconds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import os
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property, lru_cache
 from math import ceil
@@ -137,8 +138,9 @@ class JobSets:
     for what stands in sets.
 
     Counters: ``made``, ``laid_out_anew`` (for more tasks), ``removed``, ``not_offered`` (sets that
-    peers do not see because their name is taken or cannot be one) and ``tasks_left_out`` (of a job
-    with more than ``MAX_TASKS``).
+    peers do not see because their name is taken or cannot be one), ``tasks_left_out`` (of a job
+    with more than ``MAX_TASKS``) and ``cut_short`` (lingers, because more than ``most_lingering``
+    jobs had ended).
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class JobSets:
         daemon_name: str,
         forget: Callable[[Job], None],
         wall_clock_us: Callable[[], int],
+        most_lingering: int,
     ) -> None:
         self._registry = registry
         self._clock = clock
@@ -159,7 +162,9 @@ class JobSets:
         self._forget = forget
         self._wall_clock_us = wall_clock_us
         self._daemon_owner: tuple[int, int] | None = None
-        self._lingering: dict[float, list[Job]] = {}
+        self._most_lingering = most_lingering
+        self._lingering_jobs = 0
+        self._lingering: dict[float, deque[Job]] = {}
         """The jobs whose lingers end, by when, in the order in which they ended."""
         self._deadlines: list[float] = []
         """A heap of these times."""
@@ -198,8 +203,9 @@ class JobSets:
         """Withdraw the sets of these jobs now."""
         dropped = set(jobs)
         for deadline, lingering in self._lingering.items():
-            self._lingering[deadline] = [job for job in lingering if job not in dropped]
-        if not any(self._lingering.values()):
+            self._lingering[deadline] = deque(job for job in lingering if job not in dropped)
+        self._lingering_jobs = sum(map(len, self._lingering.values()))
+        if not self._lingering_jobs:
             self.close()
         for job in jobs:
             self._remove(job)
@@ -207,6 +213,7 @@ class JobSets:
     def close(self) -> None:
         """End no lingers any more. Sets stay as they are."""
         self._lingering.clear()
+        self._lingering_jobs = 0
         self._deadlines.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -301,18 +308,20 @@ class JobSets:
             # Those that end in the same moment go together: of them only a list has to be kept.
             now = ceil(now * MOMENTS) / MOMENTS
         deadline = now + seconds
+        self._lingering_jobs += 1
         jobs = self._lingering.get(deadline)
         if jobs is not None:
             jobs.append(job)
-            return
-        self._lingering[deadline] = [job]
-        heapq.heappush(self._deadlines, deadline)
-        if self._timer is None or deadline < self._timer_deadline:
-            self._set_timer()
+        else:
+            self._lingering[deadline] = deque((job,))
+            heapq.heappush(self._deadlines, deadline)
+            if self._timer is None or deadline < self._timer_deadline:
+                self._set_timer(self._deadlines[0])
+        if self._lingering_jobs > self._most_lingering and self._timer_deadline > 0:
+            self._set_timer(0)
 
-    def _set_timer(self) -> None:
-        """One timer for all: the next deadline."""
-        deadline = self._deadlines[0]
+    def _set_timer(self, deadline: float) -> None:
+        """One timer for all: for the next deadline, or 0, when there are too many."""
         delay = max(0.0, deadline - self._clock.seconds())
         self._timer_deadline = deadline
         if self._timer is None:
@@ -325,10 +334,26 @@ class JobSets:
         now = self._clock.seconds()
         deadlines = self._deadlines
         while deadlines and deadlines[0] <= now:
-            for job in self._lingering.pop(heapq.heappop(deadlines)):
+            jobs = self._lingering.pop(heapq.heappop(deadlines))
+            self._lingering_jobs -= len(jobs)
+            for job in jobs:
                 self._remove(job)
+        while self._lingering_jobs > self._most_lingering:
+            self._end_first_linger()
         if deadlines:
-            self._set_timer()
+            self._set_timer(deadlines[0])
+
+    def _end_first_linger(self) -> None:
+        """End the linger that would end next."""
+        deadline = self._deadlines[0]
+        jobs = self._lingering[deadline]
+        if jobs:
+            self._lingering_jobs -= 1
+            self._stats.add("cut_short")
+            self._remove(jobs.popleft())
+        if not jobs:
+            heapq.heappop(self._deadlines)
+            del self._lingering[deadline]
 
     def _remove(self, job: Job) -> None:
         offer = job.offer

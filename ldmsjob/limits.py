@@ -126,6 +126,10 @@ class Limits(msgspec.Struct, frozen=True):
         "Jobs that run or whose sets linger. Each takes about 4 KiB, and 7 KiB more once its set is"
         " read. Of more, nothing is shown.",
     )
+    lingering_jobs: int = _limit(
+        10_000,
+        "Jobs that have ended and whose sets linger. Of more, the oldest go before their time.",
+    )
     steps_per_job: int = _limit(100_000, "Steps of one job. Further ones are left out.")
     nodes_per_step: int = _limit(20_000, "Nodes of one step. Further ones are left out.")
     tasks_per_job: int = _limit(

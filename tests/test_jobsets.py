@@ -65,6 +65,7 @@ class JobSetsCase(SynchronousTestCase):
             daemon_name,
             self.table.forget,
             lambda: NOW,
+            most_lingering=100,
         )
 
     def apply(self, *notices: Notice, now_us: int = NOW) -> None:
@@ -535,6 +536,26 @@ class LingerTests(JobSetsCase):
         self.assertEqual(len(self.registry), 49)
         self.clock.advance(10)
         self.assertEqual(len(self.registry), 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_many_linger(self) -> None:
+        """Of more than may linger, the oldest go when the present work is done; none that runs."""
+        self.apply(JobInit("runs", 5 * S))
+        for number in range(130):
+            self.apply(JobInit(str(number), 5 * S), JobExit(str(number), 6 * S))
+            self.clock.advance(0.01 if number < 90 else 0)
+        first, last = self.table.jobs()[0].key.job_id, self.table.jobs()[1].key.job_id
+        self.assertEqual((first, last, len(self.registry)), ("runs", "30", 101))
+        for number in range(130, 150):
+            self.apply(JobInit(str(number), 5 * S), JobExit(str(number), 6 * S))
+        self.assertEqual(len(self.registry), 121)
+        self.sets.drop(self.table.jobs()[1:11])
+        self.clock.advance(0)
+        self.assertEqual([job.key.job_id for job in self.table.jobs()[1:3]], ["50", "51"])
+        self.assertEqual(self.stats.get("cut_short"), 40)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.clock.advance(20)
+        self.assertEqual([job.key.job_id for job in self.table.jobs()], ["runs"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_different_lingers(self) -> None:
