@@ -127,7 +127,7 @@ class Limits(msgspec.Struct, frozen=True):
         " read. Of more, nothing is shown.",
     )
     lingering_jobs: int = _limit(
-        10_000,
+        5_000,
         "Jobs that have ended and whose sets linger. Of more, the oldest go before their time.",
     )
     steps_per_job: int = _limit(100_000, "Steps of one job. Further ones are left out.")
