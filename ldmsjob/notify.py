@@ -304,10 +304,18 @@ def _open(name: str) -> int:
     Only a plain file of one name: another may be a file of somebody else.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        file = os.open(name, flags)
-    except FileNotFoundError:
-        file = _make(name, flags)
+    for left in reversed(range(REWRITES)):
+        try:
+            file = os.open(name, flags)
+            break
+        except FileNotFoundError:
+            pass
+        try:
+            file = _make(name, flags)
+            break
+        except FileExistsError:  # another writer has made it; the daemon may rename that at once
+            if not left:
+                raise
     found = os.fstat(file)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(file)
@@ -316,17 +324,11 @@ def _open(name: str) -> int:
 
 
 def _make(name: str, flags: int) -> int:
-    """Make the file, and its directory if need be, for the user whose directory it is.
-
-    A file that has come into being meanwhile is as good.
-    """
+    """Make the file, and its directory if need be, for the user whose directory it is."""
     directory = os.path.dirname(name)
     if not os.path.isdir(directory):
         os.mkdir(directory, 0o700)
-    try:
-        file = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return os.open(name, flags)
+    file = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600)
     owner = os.stat(directory)
     if os.geteuid() == 0 and owner.st_uid != 0:
         try:

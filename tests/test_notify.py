@@ -238,6 +238,40 @@ class NotifyTests(SynchronousTestCase):
         self.notify("start")
         self.assertEqual(self.daemon.file("lost").stat().st_size, 1)
 
+    def test_spool_that_comes_and_goes(self) -> None:
+        """Another makes it while we would, and the daemon renames that before we open it."""
+        spool = self.daemon.file("spool")
+        opened: list[int] = []
+        real = os.open
+
+        def disturb(name: str, flags: int, mode: int = 0) -> int:
+            if name == str(spool):
+                opened.append(flags & os.O_CREAT)
+                if len(opened) == 2:
+                    os.close(real(name, flags, mode))
+                elif len(opened) == 3:
+                    spool.rename(f"{spool}.old")
+            return real(name, flags, mode)
+
+        with mock.patch.object(os, "open", disturb):
+            self.notify("start")
+        self.assertEqual(opened, [0, os.O_CREAT, 0, os.O_CREAT])
+        self.assertEqual(len(self.daemon.spooled()), 1)
+        self.assertFalse(self.daemon.file("lost").exists())
+
+    def test_file_that_neither_exists_nor_can_be_made(self) -> None:
+        """There is an end to looking again; the line is counted."""
+        real = os.open
+
+        def contradict(name: str, flags: int, mode: int = 0) -> int:
+            if name.endswith(".spool"):
+                raise FileExistsError if flags & os.O_CREAT else FileNotFoundError
+            return real(name, flags, mode)
+
+        with mock.patch.object(os, "open", contradict):
+            self.notify("start")
+        self.assertEqual(self.daemon.file("lost").stat().st_size, 1)
+
     def test_part_of_a_line(self) -> None:
         """What follows a line that was not written whole begins on a line of its own."""
         write = os.write

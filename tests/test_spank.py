@@ -704,6 +704,28 @@ class NotifierTests(SynchronousTestCase):
         self.assertEqual(len(writes), 8 + 1)
         self.assertEqual(self.daemon.file("lost").stat().st_size, 1)
 
+    def test_spool_that_comes_and_goes(self) -> None:
+        """Another makes it while we would, and the daemon renames that before we open it."""
+        spool = self.daemon.file("spool")
+        opens: list[int] = []
+
+        def disturb(name: str) -> None:
+            if name != str(spool):
+                return
+            opens.append(1)
+            if len(opens) == 2:
+                spool.touch(0o600)
+            elif len(opens) == 3:
+                spool.rename(f"{spool}.old")
+
+        self.harness.run("ask opens")
+        self.harness.on_open = disturb
+        self.harness.script()
+        self.call("job_prolog")
+        self.assertEqual(len(opens), 4)
+        self.assertEqual(self.spooled(), ["init"])
+        self.assertFalse(self.daemon.file("lost").exists())
+
     def test_part_of_a_line(self) -> None:
         """What follows a line that was not written whole begins on a line of its own."""
         self.harness.run("ask writes")

@@ -87,7 +87,7 @@ static void hand_to_daemon(int file)
 		return; /* then the daemon says that it cannot read it */
 }
 
-/* Makes the file, and its directory if need be; one that has come into being meanwhile is as good. */
+/* Makes the file, and its directory if need be. EEXIST: it has come into being meanwhile. */
 static int make_file(const char *name, int flags)
 {
 	char directory[sizeof(delivery.path)];
@@ -100,8 +100,6 @@ static int make_file(const char *name, int flags)
 	}
 	if (file >= 0)
 		hand_to_daemon(file);
-	else if (errno == EEXIST)
-		file = open(name, flags);
 	return file;
 }
 
@@ -114,12 +112,16 @@ static int open_file(const char *suffix, off_t *size)
 	const int flags = O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
 	char name[sizeof(delivery.path) + 8];
 	struct stat status;
-	int file;
+	int file = -1;
 
 	file_name(name, sizeof(name), suffix);
-	file = open(name, flags);
-	if (file < 0 && errno == ENOENT)
-		file = make_file(name, flags);
+	errno = EEXIST;
+	/* Another writer may make it and the daemon rename that, both while we look. */
+	for (int i = 0; file < 0 && errno == EEXIST && i < REWRITES; i++) {
+		file = open(name, flags);
+		if (file < 0 && errno == ENOENT)
+			file = make_file(name, flags);
+	}
 	if (file < 0)
 		return -1;
 	if (fstat(file, &status) != 0 || !S_ISREG(status.st_mode) || status.st_nlink > 1) {

@@ -11,12 +11,14 @@
  *                         time has gone by; look again)
  *   write LENGTH          it appends to a file; asked only after "ask writes". Answers: "go",
  *                         "part LENGTH" (only so much is written) or "fail ERRNO"
+ *   open NAME             it opens a file; asked only after "ask opens". Answers: "go"
  *
  * Commands: see `commands` below. \xNN in values stands for that byte.
  */
 #define _GNU_SOURCE
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -42,6 +44,7 @@ static char *job_environment[MOST]; /* NAME=VALUE */
 static int job_environment_count;
 static int64_t monotonic;     /* the notifier's clock; only polling makes it go on */
 static int64_t realtime = -1; /* -1: the true one */
+static bool ask_opens;
 static bool ask_writes;
 
 /* -- talking to whoever drives us -------------------------------------------------------------- */
@@ -87,10 +90,12 @@ static void unescape(char *text)
 
 int __real_clock_gettime(clockid_t clock, struct timespec *now);
 ssize_t __real_write(int file, const void *bytes, size_t length);
+int __real_open(const char *name, int flags, mode_t mode);
 int __real_ppoll(struct pollfd *watched, nfds_t count, const struct timespec *limit,
 		 const sigset_t *mask);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
 ssize_t __wrap_write(int file, const void *bytes, size_t length);
+int __wrap_open(const char *name, int flags, mode_t mode);
 int __wrap_ppoll(struct pollfd *watched, nfds_t count, const struct timespec *limit,
 		 const sigset_t *mask);
 
@@ -120,6 +125,17 @@ int __wrap_ppoll(struct pollfd *watched, nfds_t count, const struct timespec *li
 	}
 	monotonic += passed;
 	return __real_ppoll(watched, count, &at_once, mask);
+}
+
+int __wrap_open(const char *name, int flags, mode_t mode)
+{
+	static char line[LINE];
+
+	if (ask_opens) {
+		say("open %s", name);
+		listen_for_line(line);
+	}
+	return __real_open(name, flags, (flags & O_CREAT) != 0 ? mode : 0);
 }
 
 ssize_t __wrap_write(int file, const void *bytes, size_t length)
@@ -332,6 +348,7 @@ static int set_realtime(char *text)
 
 static int set_ask(char *text)
 {
+	ask_opens = strcmp(text, "opens") == 0;
 	ask_writes = strcmp(text, "writes") == 0;
 	return 0;
 }
@@ -393,7 +410,7 @@ static const struct {
 	{"job ", set_variable},      /* NAME=VALUE: for spank_getenv() */
 	{"own ", set_own_variable},  /* NAME=VALUE: for getenv() */
 	{"realtime ", set_realtime}, /* NANOSECONDS since the epoch, or -1 */
-	{"ask ", set_ask},           /* writes, or nothing */
+	{"ask ", set_ask},           /* opens, writes, or nothing */
 	{"call ", call},             /* a callback */
 	{"fork", fork_child},
 	{"leave", leave},

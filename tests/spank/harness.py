@@ -22,7 +22,7 @@ STRICT = (
     *("-std=c11", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion"),
     *("-Wformat=2", "-Werror"),
 )
-WRAPPED = tuple(f"-Wl,--wrap={name}" for name in ("clock_gettime", "ppoll", "write"))
+WRAPPED = tuple(f"-Wl,--wrap={name}" for name in ("clock_gettime", "open", "ppoll", "write"))
 COMPILER = os.environ.get("CC") or "cc"
 
 
@@ -150,6 +150,7 @@ class Harness:
         self.polls: list[int] = []
         self.said: list[str] = []
         self.on_poll: Callable[[], str] = lambda: "late"
+        self.on_open: Callable[[str], None] = lambda _: None
         self.on_write: Callable[[], str] = lambda: "go"
         if path.name:
             self.run(f"argument path={path}")
@@ -167,6 +168,9 @@ class Harness:
             if word == "poll":
                 self.polls.append(int(rest))
                 self._write(self.on_poll().encode())
+            elif word == "open":
+                self.on_open(rest)
+                self._write(b"go")
             elif word == "write":
                 self._write(self.on_write().encode())
             elif word:
