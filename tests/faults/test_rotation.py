@@ -22,7 +22,9 @@ from tests.real import require_real
 from tests.spank.harness import COMPILER
 
 WRITERS = 6
-LINES = 2000
+ROUNDS = 40
+LINES = 50
+"""Of each writer in each round."""
 SPOOLER = Path(__file__).parent.parent / "spank" / "spooler.c"
 LONGEST_SECONDS = 300.0
 
@@ -47,23 +49,33 @@ class RotationTests(SynchronousTestCase):
         self.assertEqual(batch.refused, {})
 
     def read_while(self, writers: list[subprocess.Popen[bytes]]) -> None:
-        """Read as long as they write, and what is left; now and then as a daemon that was killed
-        in the middle and is there again."""
+        """Read while they write, in rounds, and what is left; now and then as a daemon that was
+        killed in the middle and is there again."""
         rng = random.Random(4)
         spool = Spool(self.path, self.stats.add)
-        files = 0
+        rounds = 0
+        has_come = True
         until = time.monotonic() + LONGEST_SECONDS
         while time.monotonic() < until:
             alive = any(writer.poll() is None for writer in writers)
+            if has_come and rounds <= ROUNDS:
+                for writer in writers:
+                    assert writer.stdin is not None
+                    if rounds < ROUNDS:
+                        writer.stdin.write(b".")
+                    else:
+                        writer.stdin.close()
+                rounds += 1
+            has_come = False
             while (piece := spool.read(rng.choice((7, 500, 1 << 18)))) is not None:
+                has_come = True
                 self.take(piece[0])
                 if rng.random() < 0.01:
                     spool.close()
                     spool = Spool(self.path, self.stats.add)
-            files += 1
             if not alive and not spool.grown():
-                break
-        self.assertGreater(files, 10)
+                return
+        self.fail("the writers have not come to an end")
 
     def check(self, pids: list[int]) -> None:
         """Each line of each writer is there, once."""
@@ -75,18 +87,18 @@ class RotationTests(SynchronousTestCase):
             notifier = json.loads(line)["notifier"]
             found[notifier["pid"]].append(notifier["seq"])
         for sequence in found.values():
-            self.assertEqual(sequence, list(range(1, LINES + 1)))
+            self.assertEqual(sequence, list(range(1, ROUNDS * LINES + 1)))
 
     def start(self, command: list[str]) -> list[subprocess.Popen[bytes]]:
-        """So many processes, let loose together."""
-        writers = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(WRITERS)]
-        for writer in writers:
+        """So many processes; each byte that they get lets them write."""
+        writers = []
+        for _ in range(WRITERS):
+            writer = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
+            writers.append(writer)
             assert writer.stdin is not None
+            self.addCleanup(writer.stdin.close)
             self.addCleanup(writer.wait)
             self.addCleanup(writer.kill)
-        for writer in writers:
-            assert writer.stdin is not None
-            writer.stdin.close()
         return writers
 
     def test_plugin(self) -> None:
@@ -105,11 +117,13 @@ class RotationTests(SynchronousTestCase):
         """That of ``ldmsjob notify``."""
         code = (
             "import os, sys, notify\n"
-            "sys.stdin.read()\n"
-            f"for number in range(1, {LINES} + 1):\n"
-            ' line = f\'{{"notifier":{{"boot":"b","pid":{os.getpid()},"start":1,\'\n'
-            " line += f'\"seq\":{number}}}}}\\n'\n"
-            f" notify.spool(line.encode(), {self.path!r})\n"
+            "number = 0\n"
+            "while os.read(0, 1):\n"
+            f" for _ in range({LINES}):\n"
+            "  number += 1\n"
+            '  line = f\'{{"notifier":{{"boot":"b","pid":{os.getpid()},"start":1,\'\n'
+            "  line += f'\"seq\":{number}}}}}\\n'\n"
+            f"  notify.spool(line.encode(), {self.path!r})\n"
         )
         directory = str(Path(notify.__file__).parent)
         code = f"import sys; sys.path.append({directory!r})\n{code}"
