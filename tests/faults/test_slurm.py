@@ -349,8 +349,6 @@ class EndTests(FaultCase):
             self.assertEqual(len(run.of("task_end")), 2)
         finally:
             cluster.start_node("n2")
-            # It comes back by itself, or has done so.
-            cluster.run("scontrol", "update", "NodeName=n2", "State=RESUME", check=False)
             cluster.wait_idle()
 
     def test_dead_node_ours(self) -> None:

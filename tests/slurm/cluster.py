@@ -215,6 +215,14 @@ class Cluster:
     def restart_nodes(self, plugstack: str) -> None:
         """Start all slurmds anew, with another plugstack.conf."""
         self.stop_nodes()
+        # Else the controller, which has not noticed, still has them idle before they are up again.
+        self.run(
+            "scontrol",
+            "update",
+            f"NodeName={self.nodes_expression()}",
+            "State=DOWN",
+            "Reason=restart",
+        )
         self.set_plugstack(plugstack)
         for name in self.nodes:
             self.start_node(name)
