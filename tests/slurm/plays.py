@@ -110,7 +110,7 @@ def cancel_step(stage: Stage) -> list[str]:
     """One step is cancelled; the job goes on with the next."""
     job = stage.sbatch("srun -n1 sleep 100\nsrun -n1 true")
     stage.wait_for(job, "task_start")
-    stage.cancel(f"{job}.0")
+    stage.cancel_step(f"{job}.0")
     return [job]
 
 
