@@ -136,15 +136,16 @@ def missing_program(stage: Stage) -> list[str]:
 
 def overlap_inside(stage: Stage) -> list[str]:
     """The second step runs within the life of the first."""
-    return [
-        stage.sbatch(
-            f"srun --overlap -n1 sh -c 'touch inside.first; {UNTIL.format('inside.second')}' &\n"
-            f"{UNTIL.format('inside.first')}\n"
-            "srun --overlap -n1 true\n"
-            "touch inside.second\n"
-            "wait"
-        )
-    ]
+    job = stage.sbatch(
+        f"srun --overlap -n1 sh -c 'touch inside.first; {UNTIL.format('inside.second')}' &\n"
+        f"{UNTIL.format('inside.first')}\n"
+        "srun --overlap -n1 true\n"
+        "wait"
+    )
+    # srun comes back before its step has ended.
+    stage.wait_for(job, "step_end")
+    stage.file("inside.second").touch()
+    return [job]
 
 
 def overlap_outside(stage: Stage) -> list[str]:
