@@ -58,14 +58,13 @@ class RotationTests(SynchronousTestCase):
         until = time.monotonic() + LONGEST_SECONDS
         while time.monotonic() < until:
             alive = any(writer.poll() is None for writer in writers)
-            if has_come and rounds <= ROUNDS:
+            if has_come and rounds < ROUNDS:
+                rounds += 1
                 for writer in writers:
                     assert writer.stdin is not None
-                    if rounds < ROUNDS:
-                        writer.stdin.write(b".")
-                    else:
+                    writer.stdin.write(b".")
+                    if rounds == ROUNDS:
                         writer.stdin.close()
-                rounds += 1
             has_come = False
             while (piece := spool.read(rng.choice((7, 500, 1 << 18)))) is not None:
                 has_come = True
