@@ -341,7 +341,7 @@ class EndTests(FaultCase):
         stage.wait_for(job, "task_start", 2)
         cluster.kill_node("n2")
         try:
-            stage.control("update", "NodeName=n2", "State=DOWN", "Reason=test")
+            cluster.give_up("n2")
             # Its task is not killed by anybody: it ends by itself.
             stage.file("go").touch()
             found = self.check(stage, [job])

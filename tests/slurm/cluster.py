@@ -202,6 +202,10 @@ class Cluster:
         process.kill()
         process.wait()
 
+    def give_up(self, nodes: str) -> None:
+        """Have the controller set nodes DOWN. Each comes back when its slurmd starts."""
+        self.run("scontrol", "update", f"NodeName={nodes}", "State=DOWN", "Reason=test")
+
     def nodes_expression(self) -> str:
         """All nodes as Slurm writes them: n[1-4]."""
         return f"n[1-{len(self.nodes)}]"
@@ -216,13 +220,7 @@ class Cluster:
         """Start all slurmds anew, with another plugstack.conf."""
         self.stop_nodes()
         # Else the controller, which has not noticed, still has them idle before they are up again.
-        self.run(
-            "scontrol",
-            "update",
-            f"NodeName={self.nodes_expression()}",
-            "State=DOWN",
-            "Reason=restart",
-        )
+        self.give_up(self.nodes_expression())
         self.set_plugstack(plugstack)
         for name in self.nodes:
             self.start_node(name)
